@@ -1,0 +1,47 @@
+package storage
+
+import "context"
+
+// A Mapper is one image layer: the map from guest blocks to where they live.
+// It does no data I/O. Fetch is safe for concurrent use.
+type Mapper interface {
+	// Size is the virtual size in bytes, 0 to [MaxSize].
+	Size() int64
+	// Fetch appends mappings that cover [off, off+n) to into, contiguously:
+	// from at or before off to at or after off+n. Metadata that it had to
+	// read anyway is volunteered whole, as far as into's window wants it.
+	// n is positive, and the range lies inside the size, else the error wraps
+	// [ErrOutOfRange]. Nothing that it appends reaches past the size. On an
+	// error the list's content is undefined.
+	Fetch(ctx context.Context, off, n int64, into *ExtentList) error
+	// Close releases what the mapper holds, but not the nodes it was given.
+	Close() error
+}
+
+// An Unpacker is a Mapper with compressed units. Unpack fills dst, which is
+// one unit, from the packed bytes in src, of which trailing ones may not belong
+// to it. It fails with an error that wraps [ErrCorrupt]. Safe for concurrent
+// use.
+type Unpacker interface {
+	// PackedUnit is the size of an unpacked unit in bytes, a power of two to
+	// which compressed mappings are aligned.
+	PackedUnit() int64
+	Unpack(dst, src []byte) error
+}
+
+// A File is a protocol node: bytes at offsets. All methods are safe for
+// concurrent use. Callers reach it through a [Node], which checks its limits.
+type File interface {
+	// Size is the size in bytes now.
+	Size(ctx context.Context) (int64, error)
+	// ReadAt reads len(p) bytes from off. As with io.ReaderAt, n < len(p)
+	// comes with an error, which is io.EOF where the file ends.
+	ReadAt(ctx context.Context, p []byte, off int64) (n int, err error)
+	// Extents appends what is known of [off, off+n), beginning at off; it may
+	// stop early once it has added one extent, and may go past the end of the
+	// range. Statuses are those of [ProtocolStatuses]. Node is left nil, and
+	// NodeOffset is the offset in this file.
+	Extents(ctx context.Context, off, n int64, into *ExtentList) error
+	Limiter
+	Close() error
+}
