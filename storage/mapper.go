@@ -15,6 +15,7 @@ type Mapper interface {
 	// error the list's content is undefined.
 	Fetch(ctx context.Context, off, n int64, into *ExtentList) error
 	// Close releases what the mapper holds, but not the nodes it was given.
+	// A fetch after it fails with [ErrClosed].
 	Close() error
 }
 
@@ -39,9 +40,12 @@ type File interface {
 	ReadAt(ctx context.Context, p []byte, off int64) (n int, err error)
 	// Extents appends what is known of [off, off+n), beginning at off; it may
 	// stop early once it has added one extent, and may go past the end of the
-	// range. Statuses are those of [ProtocolStatuses]. Node is left nil, and
-	// NodeOffset is the offset in this file.
+	// range, but not of the file. n is positive, and the range lies inside the
+	// file, else the error wraps [ErrOutOfRange]. Statuses are those of
+	// [ProtocolStatuses]. Node is left nil, and NodeOffset is the offset in
+	// this file.
 	Extents(ctx context.Context, off, n int64, into *ExtentList) error
 	Limiter
+	// Close releases the file. What is called after it fails with [ErrClosed].
 	Close() error
 }
