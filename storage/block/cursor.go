@@ -1,0 +1,109 @@
+package block
+
+import (
+	"context"
+
+	"github.com/extentd/extentd/storage"
+)
+
+// fetchWindow is how much a wide cursor asks a layer for at a time, bytes: a
+// bound on a list where every block is an extent of its own. Drivers volunteer
+// beyond it what costs them nothing.
+const fetchWindow = 1 << 20
+
+// A cursor resolves the chain at one offset after another. It keeps, for each
+// layer, the last list that was fetched, so that a layer is asked once for what
+// it volunteers, and going upwards through alternating layers stays linear.
+// It belongs to one goroutine.
+type cursor struct {
+	d     *Device
+	lists []storage.ExtentList // a layer each
+	at    []int                // in each list, where the last look-up ended
+	wide  bool                 // take what is volunteered; false: the range alone
+}
+
+func newCursor(d *Device) *cursor {
+	return &cursor{d: d, lists: make([]storage.ExtentList, len(d.layers)), at: make([]int, len(d.layers))}
+}
+
+// cursor takes one from the pool; put gives it back.
+func (d *Device) cursor(wide bool) *cursor {
+	c := d.cursors.Get().(*cursor)
+	c.wide = wide
+	return c
+}
+
+func (c *cursor) put() {
+	for i := range c.lists {
+		c.lists[i].Reset()
+	}
+	c.d.cursors.Put(c)
+}
+
+// resolve returns what supplies the bytes from off, as far as one mapping goes
+// and to end at most. What no layer supplies is Zero alone, at the depth of the
+// lowest layer that reaches there.
+func (c *cursor) resolve(ctx context.Context, off, end int64) (storage.Mapping, error) {
+	for depth := 0; depth < len(c.d.layers); depth++ {
+		size := c.d.layers[depth].size
+		if off >= size { // a backing shorter than its overlay
+			return storage.Mapping{Offset: off, Length: end - off, Status: storage.Zero, Depth: int16(depth - 1)}, nil
+		}
+		m, err := c.layerAt(ctx, depth, off, min(end, size))
+		if err != nil || m.Status.Has(storage.Local) {
+			return m, err
+		}
+		end = m.End()
+	}
+	return storage.Mapping{Offset: off, Length: end - off, Status: storage.Zero, Depth: int16(len(c.d.layers) - 1)}, nil
+}
+
+// layerAt returns what one layer says from off, cut at end. A read does not ask
+// a layer for holes whose bytes it can read as well.
+func (c *cursor) layerAt(ctx context.Context, depth int, off, end int64) (storage.Mapping, error) {
+	if direct := c.d.layers[depth].direct; direct != nil && !c.wide {
+		if node, at, ok := direct.Direct(off, end-off); ok {
+			const data = storage.Local | storage.Alloc | storage.OffsetValid
+			return storage.Mapping{Offset: off, Length: end - off, Node: node, NodeOffset: at, Depth: int16(depth), Status: data}, nil
+		}
+	}
+	list := &c.lists[depth]
+	i := c.find(depth, off)
+	if i < 0 {
+		ask := end - off
+		if c.wide {
+			list.Reset()
+			ask = min(ask, fetchWindow)
+		} else {
+			list.ResetWindow(off, end)
+		}
+		c.at[depth] = 0
+		if err := c.d.layers[depth].Fetch(ctx, off, ask, list); err != nil {
+			list.Reset()
+			return storage.Mapping{}, err
+		}
+		if i = c.find(depth, off); i < 0 {
+			return storage.Mapping{}, storage.CheckFetch(list, off, ask, c.d.layers[depth].size)
+		}
+	}
+	c.at[depth] = i
+	m := *list.At(i)
+	m.Clip(off, end)
+	m.Depth = int16(depth)
+	return m, nil
+}
+
+// find is the index of the mapping at off in a layer's list, or -1. Going
+// upwards it is the one after the last.
+func (c *cursor) find(depth int, off int64) int {
+	list := &c.lists[depth]
+	if list.Len() == 0 || off < list.Start() || off >= list.End() {
+		return -1
+	}
+	for i := c.at[depth]; i < list.Len() && i < c.at[depth]+2; i++ {
+		if m := list.At(i); m.Offset <= off && off < m.End() {
+			return i
+		}
+	}
+	return list.Find(off)
+}
