@@ -45,7 +45,9 @@ func image(t *testing.T, size int64) (*block.Device, []byte) {
 			n = min(4096, size-off)
 		}
 		if r.IntN(3) > 0 {
-			fill.Read(content[off : off+n])
+			if _, err := fill.Read(content[off : off+n]); err != nil {
+				t.Fatal(err)
+			}
 			if _, err := f.WriteAt(content[off:off+n], off); err != nil {
 				t.Fatal(err)
 			}
@@ -208,7 +210,9 @@ func TestHeaderAndBodyAreOneWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	fmt.Fprintf(c, "GET /?off=4096&n=4096 HTTP/1.1\r\nHost: x\r\n\r\n")
+	if _, err := io.WriteString(c, "GET /?off=4096&n=4096 HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
 	buf := make([]byte, 64<<10)
 	n, err := c.Read(buf)
 	if err != nil {

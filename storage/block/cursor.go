@@ -41,21 +41,24 @@ func (c *cursor) put() {
 }
 
 // resolve returns what supplies the bytes from off, as far as one mapping goes
-// and to end at most. What no layer supplies is Zero alone, at the depth of the
-// lowest layer that reaches there.
+// and to end at most. What no layer supplies is Zero, at the depth of the lowest
+// layer that reaches there; if that layer has storage reserved for it, the
+// mapping says so and where, as QEMU's does.
 func (c *cursor) resolve(ctx context.Context, off, end int64) (storage.Mapping, error) {
-	for depth := 0; depth < len(c.d.layers); depth++ {
+	var m storage.Mapping
+	for depth := range c.d.layers {
 		size := c.d.layers[depth].size
 		if off >= size { // a backing shorter than its overlay
-			return storage.Mapping{Offset: off, Length: end - off, Status: storage.Zero, Depth: int16(depth - 1)}, nil
+			break
 		}
-		m, err := c.layerAt(ctx, depth, off, min(end, size))
-		if err != nil || m.Status.Has(storage.Local) {
+		var err error
+		if m, err = c.layerAt(ctx, depth, off, min(end, size)); err != nil || m.Status.Has(storage.Local) {
 			return m, err
 		}
 		end = m.End()
 	}
-	return storage.Mapping{Offset: off, Length: end - off, Status: storage.Zero, Depth: int16(len(c.d.layers) - 1)}, nil
+	m.Status = m.Status&^storage.Local | storage.Zero
+	return m, nil
 }
 
 // layerAt returns what one layer says from off, cut at end. A read does not ask

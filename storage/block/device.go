@@ -34,6 +34,7 @@ const defaultUnpackedCache = 16 << 20
 type Device struct {
 	layers   []layer
 	nodes    []*storage.Node
+	cipher   string // what encrypts a layer, "" for nothing
 	units    *unitCache
 	cursors  sync.Pool // of *cursor
 	packed   sync.Pool // of *[]byte, packed bytes on their way to an unpacker
@@ -48,6 +49,11 @@ type layer struct {
 	unpacker storage.Unpacker
 	direct   director
 	prealloc preallocated
+}
+
+// An encryptor is a mapper that knows whether its data is cipher text.
+type encryptor interface {
+	Encryption() string // "" for none
 }
 
 // A director is a mapper whose guest offsets are node offsets, so that reading
@@ -77,6 +83,9 @@ func New(layers []storage.Mapper, opt Options) (*Device, error) {
 		l.unpacker, _ = m.(storage.Unpacker)
 		l.direct, _ = m.(director)
 		l.prealloc, _ = m.(preallocated)
+		if e, ok := m.(encryptor); ok && d.cipher == "" {
+			d.cipher = e.Encryption()
+		}
 		if opt.Check {
 			l.Mapper = storage.CheckMapper(m)
 		}
@@ -129,9 +138,13 @@ func (d *Device) Limits(ctx context.Context) (storage.Limits, error) {
 	return l, nil
 }
 
-// Check reports whether [off, off+n) may be read: inside the size, and a
-// multiple of the minimum but for the image's end. Nothing below is asked.
+// Check reports whether [off, off+n) may be read: inside the size, a multiple of
+// the minimum but for the image's end, and of an image that is not encrypted
+// (else the error wraps storage.ErrUnsupported). Nothing below is asked.
 func (d *Device) Check(ctx context.Context, off, n int64) error {
+	if d.cipher != "" {
+		return fmt.Errorf("block: %w: reading an image that is encrypted (%s)", storage.ErrUnsupported, d.cipher)
+	}
 	if err := storage.CheckRange(off, n, d.Size()); err != nil {
 		return err
 	}

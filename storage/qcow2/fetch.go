@@ -1,0 +1,121 @@
+package qcow2
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/extentd/extentd/storage"
+)
+
+// A request is a fetch on its way: all of it up to end is needed, and what lies
+// in [low, high) is wanted as far as it comes along. low is never below where
+// the list ends.
+type request struct {
+	end, low, high guestOffset
+	into           *storage.ExtentList
+}
+
+// Fetch appends what the L1 and L2 tables say. It volunteers the slice of the
+// L2 table that it had to read, as far as the list's window wants it, and runs
+// of unallocated L2 tables as one mapping. A range that does not map what it
+// needs of a cached slice costs no allocation and takes no lock. An entry that
+// contradicts the format fails the fetch of its own range only, with
+// [storage.ErrCorrupt]. Compressed clusters are one mapping each, whole.
+func (i *Image) Fetch(ctx context.Context, off, n int64, into *storage.ExtentList) error {
+	if err := i.checkFetch(off, n); err != nil {
+		return err
+	}
+	at, end := guestOffset(off), guestOffset(off+n)
+	lo, hi := into.Window()
+	r := request{end: end, low: min(guestOffset(lo), at), high: max(end, min(guestOffset(hi), i.size)), into: into}
+	if into.Len() > 0 {
+		r.low = max(r.low, guestOffset(into.End()))
+		at = max(at, r.low)
+	}
+	for at < end {
+		var err error
+		if at, err = i.fetchAt(ctx, at, &r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (i *Image) checkFetch(off, n int64) error {
+	if err := i.checkOpen(); err != nil {
+		return err
+	}
+	if n == 0 {
+		return fmt.Errorf("qcow2: fetch of nothing at %d: %w", off, storage.ErrOutOfRange)
+	}
+	if err := storage.CheckRange(off, n, int64(i.size)); err != nil {
+		return fmt.Errorf("qcow2: %w", err)
+	}
+	return nil
+}
+
+// fetchAt appends the slice, or the unallocated L2 tables, that at lies in, and
+// returns where that ends.
+func (i *Image) fetchAt(ctx context.Context, at guestOffset, r *request) (guestOffset, error) {
+	key := int64(at >> i.sliceSpanBits)
+	s := i.l2.lookup(key)
+	if s == nil {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		page, err := i.l1At(ctx, at)
+		if err != nil {
+			return 0, err
+		}
+		table, err := i.l2Table(page, at)
+		if err != nil {
+			return 0, err
+		}
+		if table == 0 {
+			return i.addTables(page, at, r)
+		}
+		if s, err = i.l2.get(ctx, key, table+i.sliceInTable(at)); err != nil {
+			return 0, fmt.Errorf("qcow2: l2 table at %#x: %w", int64(table), err)
+		}
+	}
+	return i.addSlice(s, at, r)
+}
+
+// addSlice appends what the entries of s say.
+func (i *Image) addSlice(s *slice, at guestOffset, r *request) (guestOffset, error) {
+	base := guestOffset(s.key) << i.sliceSpanBits
+	end := min(base+1<<i.sliceSpanBits, i.size)
+	up := guestOffset(i.clusterSize() - 1)
+	span := span{
+		from: int((max(base, r.low) - base) >> i.clusterBits),
+		must: int((min(end, r.end) - base + up) >> i.clusterBits),
+		to:   int((min(end, r.high) - base + up) >> i.clusterBits),
+	}
+	for k := int((at - base) >> i.clusterBits); k > span.from; k-- {
+		if i.check(s, k-1, base) != nil { // what nobody asked for must not fail the fetch
+			span.from = k
+			break
+		}
+	}
+	var err error
+	if i.extended {
+		err = i.addExtended(s, base, span, r)
+	} else {
+		err = i.addStandard(s, base, span, r)
+	}
+	return min(base+guestOffset(span.to)<<i.clusterBits, i.size), err
+}
+
+// A span is the entries of a slice that a request is about: [from, to), of
+// which those from must on may be left out.
+type span struct{ from, must, to int }
+
+// loadPiece reads and decodes a piece of an L1 or L2 table.
+func (i *Image) loadPiece(ctx context.Context, at hostOffset) ([]uint64, error) {
+	buf := i.reads.Get().(*[]byte)
+	defer i.reads.Put(buf)
+	if err := i.src.read(ctx, *buf, at); err != nil {
+		return nil, err
+	}
+	return decodeEntries(*buf), nil
+}
