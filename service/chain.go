@@ -1,0 +1,168 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/extentd/extentd/storage"
+	"github.com/extentd/extentd/storage/block"
+)
+
+// maxLayers is the longest chain that is opened.
+const maxLayers = 64
+
+// A chain is an image being opened, the top layer first. Who fails closes it.
+type chain struct {
+	s      *Service
+	files  []openFile // of all layers; the first is the top layer's own
+	layers []openLayer
+	caches int64 // what it has of the budget, bytes
+}
+
+// An openLayer is one layer of an open image.
+type openLayer struct {
+	Layer
+	source
+	node *storage.Node
+	data *storage.Node // nil: no external data file
+}
+
+// openImage opens an image with all its layers. No lock is held.
+func (s *Service) openImage(ctx context.Context, name string) (*Handle, error) {
+	top, err := s.find(name)
+	if err != nil {
+		return nil, err
+	}
+	c := &chain{s: s}
+	h, err := c.open(ctx, name, top)
+	if err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	return h, nil
+}
+
+func (c *chain) open(ctx context.Context, name string, top source) (*Handle, error) {
+	what := fmt.Sprintf("image %q", name)
+	for found := []source{top}; len(found) > 0; {
+		if len(c.layers) >= maxLayers {
+			return nil, fmt.Errorf("%s: %w: more than %d layers", what, storage.ErrBackingUnavailable, maxLayers)
+		}
+		err := c.addLayer(ctx, found)
+		if err != nil && len(c.layers) > 0 {
+			err = unavailable(err)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", what, err)
+		}
+		if what, found, err = c.below(); err != nil {
+			return nil, fmt.Errorf("%s: %w", what, unavailable(err))
+		}
+	}
+	device, err := c.device()
+	if err != nil {
+		return nil, fmt.Errorf("image %q: %w", name, err)
+	}
+	h := &Handle{s: c.s, name: name, chain: *c, device: device}
+	h.generation, h.dataGeneration = c.generations()
+	return h, nil
+}
+
+// addLayer opens the layer in the first of the files that can be opened.
+func (c *chain) addLayer(ctx context.Context, found []source) error {
+	f, err := c.addFirst(ctx, found)
+	if err != nil {
+		return err
+	}
+	l := openLayer{source: f.source, node: f.node}
+	granted := c.s.caches.take(leastMetadata, mostMetadata)
+	c.caches += granted
+	l.Layer, err = c.s.opt.Formats[l.format].Open(ctx, f.node, DriverOptions{
+		CacheSize: granted,
+		OpenData: func(ctx context.Context, name string) (*storage.Node, error) {
+			var err error
+			l.data, err = c.addData(ctx, &l.source, name)
+			return l.data, err
+		},
+	})
+	if err != nil {
+		return err
+	}
+	c.layers = append(c.layers, l)
+	c.trim(granted, &l.Layer)
+	if spec := l.spec; spec != nil && spec.DataFile != "" && l.data == nil {
+		return fmt.Errorf("%w: there is no external data file to bind", storage.ErrUnsupported)
+	}
+	return nil
+}
+
+// below finds what backs the last layer: nothing, or the files that the name
+// may mean. The text says what it is, for errors.
+func (c *chain) below() (string, []source, error) {
+	last := &c.layers[len(c.layers)-1]
+	if c.s.opt.TopOnly {
+		return "", nil, nil
+	}
+	if last.spec != nil && last.spec.Backing != "" {
+		what := fmt.Sprintf("backing image %q", last.spec.Backing)
+		bound, err := c.s.find(last.spec.Backing)
+		return what, []source{bound}, err
+	}
+	if last.Backing == "" {
+		return "", nil, nil
+	}
+	what := fmt.Sprintf("backing file %q", last.Backing)
+	format := last.BackingFormat
+	if format == "" {
+		format = FormatOf(last.Backing, c.s.opt.Formats)
+	}
+	found, err := c.s.follow(&last.source, last.Backing, format)
+	if err != nil {
+		return what, nil, err
+	}
+	if _, known := c.s.opt.Formats[format]; !known {
+		return what, nil, fmt.Errorf("%w: format %q", storage.ErrUnsupported, format)
+	}
+	return what, found, nil
+}
+
+// trim gives back what the layer's tables can not fill.
+func (c *chain) trim(granted int64, l *Layer) {
+	const entry = 16 // bytes for a cluster, at most
+	need := int64(0)
+	if l.ClusterSize > 0 {
+		need = (l.Mapper.Size()/l.ClusterSize + 1) * entry
+	}
+	if excess := granted - need; excess > 0 {
+		c.caches -= excess
+		c.s.caches.put(excess)
+	}
+}
+
+// device composes the layers.
+func (c *chain) device() (*block.Device, error) {
+	mappers := make([]storage.Mapper, len(c.layers))
+	for i := range c.layers {
+		mappers[i] = c.layers[i].Mapper
+	}
+	nodes := make([]*storage.Node, len(c.files))
+	for i := range c.files {
+		nodes[i] = c.files[i].node
+	}
+	unpacked := c.s.caches.take(leastUnpacked, mostUnpacked)
+	c.caches += unpacked
+	return block.New(mappers, block.Options{Nodes: nodes, UnpackedCache: unpacked, Check: c.s.opt.Check})
+}
+
+// close closes the layers and then the files below them.
+func (c *chain) close() error {
+	var errs []error
+	for _, l := range c.layers {
+		errs = append(errs, l.Mapper.Close())
+	}
+	c.s.caches.put(c.caches)
+	for _, f := range c.files {
+		errs = append(errs, f.node.Close())
+	}
+	return errors.Join(errs...)
+}
