@@ -1,0 +1,38 @@
+package api
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+// wantsLines reports whether the Accept header (RFC 9110, section 12.5.1) asks
+// for NDJSON: it names it, and does not prefer application/json.
+func wantsLines(h http.Header) bool {
+	lines, page := -1.0, -1.0
+	for _, line := range h["Accept"] {
+		for part := range strings.SplitSeq(line, ",") {
+			switch media, quality := acceptPart(part); media {
+			case ndjson:
+				lines = max(lines, quality)
+			case "application/json":
+				page = max(page, quality)
+			}
+		}
+	}
+	return lines > 0 && lines >= page
+}
+
+// acceptPart splits one element of an Accept header; its quality is 1 if it
+// does not say, and 0 if that is malformed.
+func acceptPart(part string) (media string, quality float64) {
+	media, params, _ := strings.Cut(part, ";")
+	quality = 1
+	for p := range strings.SplitSeq(params, ";") {
+		name, value, _ := strings.Cut(strings.TrimSpace(p), "=")
+		if strings.EqualFold(name, "q") {
+			quality, _ = strconv.ParseFloat(value, 64)
+		}
+	}
+	return strings.ToLower(strings.TrimSpace(media)), quality
+}

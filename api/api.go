@@ -1,0 +1,101 @@
+// Package api is the HTTP front of the service: the contract of openapi.yaml.
+//
+// Control calls go through the types and the interface that are generated from
+// the contract. Data and maps are streamed by hand. It guarantees that a body
+// never ends cleanly when it is not complete, that what can be known to be wrong
+// before the first byte is told with a status, and that no answer holds a path
+// of the host.
+package api
+
+import (
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/go-playground/validator/v10"
+
+	"github.com/extentd/extentd/api/conn"
+	"github.com/extentd/extentd/service"
+)
+
+// Options configure the handler. The zero value logs nothing, measures nothing,
+// and answers to every Host.
+type Options struct {
+	// Spec is openapi.yaml, which the server hands out. Default: empty.
+	Spec []byte
+	// Logger gets failures, and at the debug level every request. Default:
+	// nothing is logged.
+	Logger *slog.Logger
+	// Telemetry measures and traces requests, and answers /metrics. Default:
+	// nothing is measured.
+	Telemetry *Telemetry
+	// Loopback says that the listener is meant for this machine alone and asks
+	// for no authentication. Then only requests whose Host is localhost, a
+	// loopback address or one of Hosts are answered, so that no web page can
+	// reach the server through a name of its own. Default: false.
+	Loopback bool
+	// Hosts are further values of Host without a port. Default: none.
+	Hosts []string
+	// Ready reports why no new requests are welcome, nil if they are.
+	// Default: they are.
+	Ready func() error
+}
+
+// server holds what all requests share.
+type server struct {
+	svc       *service.Service
+	opt       Options
+	log       *slog.Logger
+	telemetry *Telemetry
+	ids       requestIDs
+	validate  *validator.Validate
+	limits    limitTexts
+}
+
+// New returns the handler of the whole contract. The service stays the
+// caller's to close, after the last request.
+func New(svc *service.Service, opt Options) http.Handler {
+	s := newServer(opt)
+	s.svc = svc
+	return s.router(append(s.imageRoutes(), s.serverRoutes()...))
+}
+
+// NewAdmin returns a handler that answers healthz, readyz and metrics alone, for
+// a listener of their own.
+func NewAdmin(opt Options) http.Handler {
+	s := newServer(opt)
+	return s.router(s.adminRoutes())
+}
+
+func newServer(opt Options) *server {
+	if opt.Logger == nil {
+		opt.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opt.Telemetry == nil {
+		opt.Telemetry = noTelemetry()
+	}
+	return &server{opt: opt, log: opt.Logger, telemetry: opt.Telemetry, ids: newRequestIDs(), validate: newValidator()}
+}
+
+// Bounds of a connection. There is no bound on the time that a body takes to
+// send: an image may be large and its reader slow.
+const (
+	readHeaderTimeout = 10 * time.Second
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 64 << 10
+)
+
+// NewServer returns an http.Server for the handler, to be used with a listener
+// of conn.Wrap. It cuts off clients that are slow with their header, and none
+// that is slow to read.
+func NewServer(h http.Handler, logger *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:                      h,
+		ReadHeaderTimeout:            readHeaderTimeout,
+		IdleTimeout:                  idleTimeout,
+		MaxHeaderBytes:               maxHeaderBytes,
+		ConnContext:                  conn.Context,
+		ErrorLog:                     slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+		DisableGeneralOptionsHandler: true,
+	}
+}

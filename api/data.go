@@ -1,0 +1,210 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"sync/atomic"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/extentd/extentd/api/conn"
+	"github.com/extentd/extentd/service"
+	"github.com/extentd/extentd/storage"
+	"github.com/extentd/extentd/storage/block"
+)
+
+const octets = "application/octet-stream"
+
+func (s *server) getData(w http.ResponseWriter, r *http.Request) {
+	s.answerData(w, r, (*dataAnswer).send)
+}
+
+// headData answers as a GET of the whole image would, without the body.
+func (s *server) headData(w http.ResponseWriter, r *http.Request) {
+	s.answerData(w, r, (*dataAnswer).sendHead)
+}
+
+// A dataAnswer answers one request for data. The values of its header stand in
+// an array: all of them are one allocation.
+type dataAnswer struct {
+	s      *server
+	w      http.ResponseWriter
+	r      *http.Request
+	d      *block.Device
+	etag   string
+	values [9]string
+}
+
+// answerData opens the image, and evaluates the conditions of the request
+// before it is answered by send, which returns an error only while nothing has
+// been sent.
+func (s *server) answerData(w http.ResponseWriter, r *http.Request, send func(*dataAnswer) error) {
+	h, err := s.acquire(r.Context(), imageName(r))
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	defer h.Release()
+	a := &dataAnswer{s: s, w: w, r: r, d: h.Device(), etag: `"` + h.DataGeneration() + `"`}
+	err = a.describe(r.Context())
+	if err == nil {
+		switch precondition(r.Header, a.etag) {
+		case http.StatusPreconditionFailed:
+			err = errPrecondition
+		case http.StatusNotModified:
+			w.WriteHeader(http.StatusNotModified)
+		default:
+			err = send(a)
+		}
+	}
+	if err != nil {
+		s.fail(w, r, err)
+	}
+}
+
+// imageName is the name in the path, decoded.
+func imageName(r *http.Request) string {
+	name := chi.URLParam(r, "image")
+	if r.URL.RawPath != "" {
+		if decoded, err := url.PathUnescape(name); err == nil {
+			return decoded
+		}
+	}
+	return name
+}
+
+// acquire opens the image. A name that no image can have is told from one that
+// none has.
+func (s *server) acquire(ctx context.Context, name string) (*service.Handle, error) {
+	h, err := s.svc.Acquire(ctx, name)
+	if err != nil && !service.ValidName(name) {
+		return nil, invalid("image", rulePattern, "must be 1 to 255 of A-Z a-z 0-9 . _ -, the first of them a letter or digit")
+	}
+	return h, err
+}
+
+// describe sets what every answer about the data of an image says.
+func (a *dataAnswer) describe(ctx context.Context) error {
+	limits, err := a.d.Limits(ctx)
+	if err != nil {
+		return err
+	}
+	texts := a.s.limits.of(limits)
+	a.set(0, "Etag", a.etag)
+	a.set(1, "Accept-Ranges", "bytes")
+	a.set(2, "Cache-Control", "no-cache, no-transform")
+	a.set(3, "Block-Size-Minimum", texts.minimum)
+	a.set(4, "Block-Size-Preferred", texts.preferred)
+	a.set(5, "Block-Size-Maximum", texts.maximum)
+	return nil
+}
+
+// describeBody sets what an answer with a body says.
+func (a *dataAnswer) describeBody(contentType string, length int64) {
+	a.set(6, "Content-Type", contentType)
+	a.set(7, "Content-Length", strconv.FormatInt(length, 10))
+}
+
+// set sets value i of the header. The key must be canonical.
+func (a *dataAnswer) set(i int, key, value string) {
+	a.values[i] = value
+	a.w.Header()[key] = a.values[i : i+1 : i+1]
+}
+
+func (a *dataAnswer) sendHead() error {
+	if err := a.d.Check(a.r.Context(), 0, a.d.Size()); err != nil {
+		return err
+	}
+	a.describeBody(octets, a.d.Size())
+	a.w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// send answers with the whole image or with ranges of it.
+func (a *dataAnswer) send() error {
+	size := a.d.Size()
+	var few [4]byteRange
+	ranges, verdict := few[:0], rangeNone
+	if given := a.r.Header["Range"]; len(given) == 1 && rangeApplies(a.r.Header, a.etag) {
+		ranges, verdict = parseRanges(given[0], size, ranges)
+	}
+	switch verdict {
+	case rangeOutside:
+		return &rangeError{size, fmt.Sprintf("the image has %d bytes, and no range lies in them", size)}
+	case rangeTooMany:
+		return &rangeError{size, fmt.Sprintf("one request may ask for %d ranges, together twice as long as the image", maxRanges)}
+	case rangePartial:
+		if len(ranges) > 1 {
+			return a.sendParts(ranges)
+		}
+	case rangeNone:
+		return a.sendRange(byteRange{0, size}, http.StatusOK)
+	}
+	return a.sendRange(ranges[0], http.StatusPartialContent)
+}
+
+// sendRange sends one range as the body. Its first piece is read before the
+// header is sent.
+func (a *dataAnswer) sendRange(part byteRange, status int) error {
+	ctx := a.r.Context()
+	stream, err := a.d.Stream(ctx, part.off, part.n)
+	if err != nil {
+		return err
+	}
+	defer stream.Close() //nolint:errcheck // of reading, there is nothing left to fail
+	a.describeBody(octets, part.n)
+	if status == http.StatusPartialContent {
+		a.set(8, "Content-Range", contentRange(part, a.d.Size()))
+	}
+	a.w.WriteHeader(status)
+	var n int64
+	if a.r.ProtoMajor == 1 {
+		n, err = conn.Send(ctx, a.w, stream, part.n)
+	} else { // the connection is shared with other answers
+		n, err = stream.WriteTo(a.w)
+	}
+	if err == nil && n != part.n {
+		err = fmt.Errorf("%w: %d of %d bytes at %d", io.ErrUnexpectedEOF, n, part.n, part.off)
+	}
+	if err != nil {
+		a.s.abort(a.w, a.r, err)
+	}
+	return nil
+}
+
+func contentRange(part byteRange, size int64) string {
+	var buf [80]byte
+	text := append(buf[:0], "bytes "...)
+	text = strconv.AppendInt(text, part.off, 10)
+	text = append(text, '-')
+	text = strconv.AppendInt(text, part.off+part.n-1, 10)
+	text = append(text, '/')
+	return string(strconv.AppendInt(text, size, 10))
+}
+
+// limitTexts keeps the limits of the last image in decimal: most images have
+// the same.
+type limitTexts struct{ last atomic.Pointer[limitText] }
+
+type limitText struct {
+	limits                      storage.Limits
+	minimum, preferred, maximum string
+}
+
+func (t *limitTexts) of(l storage.Limits) *limitText {
+	if last := t.last.Load(); last != nil && last.limits == l {
+		return last
+	}
+	text := &limitText{
+		limits:    l,
+		minimum:   strconv.FormatInt(l.Minimum, 10),
+		preferred: strconv.FormatInt(l.Preferred, 10),
+		maximum:   strconv.FormatInt(l.MaxData, 10),
+	}
+	t.last.Store(text)
+	return text
+}

@@ -1,0 +1,238 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/extentd/extentd/service"
+	"github.com/extentd/extentd/storage"
+)
+
+const (
+	// pieceSize is how much of a map is encoded before it is written: below
+	// 256 KiB, system calls begin to count.
+	pieceSize = 256 << 10
+	// pieces bounds how far the walk runs ahead of the client.
+	pieces = 4
+	// pieceTime is how long a piece may be in the making while nothing else
+	// is on its way: a map that is slow to walk is sent as it comes.
+	pieceTime = 200 * time.Millisecond
+)
+
+var pieceBuffers = sync.Pool{New: func() any { b := make([]byte, 0, pieceSize+1024); return &b }}
+
+// A mapBody is an encoded map on its way from the goroutine that walks the
+// image to the one that writes to the client. Its memory does not grow with the
+// map. close must be called.
+type mapBody struct {
+	full   chan piece   // closed when the walk has ended
+	free   chan *[]byte // nil: one that has not been made yet
+	first  piece
+	err    error // why the walk ended early; to be read once full is closed
+	cancel context.CancelFunc
+	walk   sync.WaitGroup
+}
+
+// A piece is a part of the body.
+type piece struct {
+	text *[]byte
+	last bool
+}
+
+// startMap walks and encodes the map, and returns when the first piece is
+// there, or why there is none.
+func startMap(ctx context.Context, h *service.Handle, q extentQuery) (*mapBody, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	b := &mapBody{full: make(chan piece, pieces), free: make(chan *[]byte, pieces), cancel: cancel}
+	for range pieces {
+		b.free <- nil
+	}
+	b.walk.Go(func() {
+		defer close(b.full)
+		w := mapWriter{ctx: ctx, body: b, q: q}
+		b.err = w.run(h)
+	})
+	first, ok := <-b.full
+	if !ok {
+		b.close()
+		return nil, b.err
+	}
+	b.first = first
+	return b, nil
+}
+
+// close ends the walk, waits for it, and keeps the buffers for other maps.
+func (b *mapBody) close() {
+	b.cancel()
+	for p := range b.full {
+		b.free <- p.text
+	}
+	b.walk.Wait()
+	close(b.free)
+	for text := range b.free {
+		if text != nil && cap(*text) < 2*pieceSize {
+			pieceBuffers.Put(text)
+		}
+	}
+}
+
+// writeTo writes the body, with a Content-Length if it is a single piece.
+func (b *mapBody) writeTo(w http.ResponseWriter) error {
+	p := b.first
+	if p.last {
+		w.Header()["Content-Length"] = []string{strconv.Itoa(len(*p.text))}
+	}
+	for {
+		_, err := w.Write(*p.text)
+		b.free <- p.text
+		if err != nil || p.last {
+			return err
+		}
+		if len(b.full) == 0 {
+			if f, ok := w.(http.Flusher); ok {
+				f.Flush()
+			}
+		}
+		var ok bool
+		if p, ok = <-b.full; !ok {
+			return b.err
+		}
+	}
+}
+
+// A mapWriter encodes a map into the pieces of a body.
+type mapWriter struct {
+	ctx     context.Context //nolint:containedctx // it is that of one walk
+	body    *mapBody
+	q       extentQuery
+	encoder encoder
+	text    []byte  // the piece in the making
+	buffer  *[]byte // what it is written to
+	since   time.Time
+	count   int               // extents so far
+	end     int64             // of the last one
+	before  []storage.Mapping // see keep
+}
+
+// run writes the whole body. Of one that fails, nothing says that it ended.
+func (w *mapWriter) run(h *service.Handle) (err error) {
+	defer func() {
+		if p := recover(); p != nil { // as net/http does for its own goroutines
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	w.next(<-w.body.free)
+	size := h.Device().Size()
+	if !w.q.ndjson {
+		w.text = fmt.Appendf(w.text, `{"size":%d,"generation":%q,"extents":[`, size, h.Generation())
+	}
+	for m, err := range h.Device().Walk(w.ctx, w.q.off, w.q.n, w.q.options()) {
+		if err != nil {
+			return err
+		}
+		more, err := w.take(&m)
+		if err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
+	}
+	if !w.q.ndjson {
+		w.text = append(w.text, ']')
+		if end := w.q.off + w.q.n; w.end < end && w.count > 0 {
+			w.text = fmt.Appendf(w.text, `,"next":%d`, w.end)
+		}
+		w.text = append(w.text, "}\n"...)
+	}
+	w.hand(true)
+	return nil
+}
+
+// take adds an extent, and reports whether there is room for more.
+func (w *mapWriter) take(m *storage.Mapping) (more bool, err error) {
+	if w.q.limit > 0 && m.End() <= w.q.off {
+		w.keep(m)
+		return true, nil
+	}
+	if len(w.before) > 0 {
+		if err := w.addBefore(); err != nil {
+			return false, err
+		}
+	}
+	if err := w.add(m); err != nil {
+		return false, err
+	}
+	return w.q.limit == 0 || w.count < w.q.limit, nil
+}
+
+// keep keeps an extent that was volunteered before the range, and forgets those
+// that are farthest from it: at most half of a page is before the range, so that
+// who follows the pages gets on.
+func (w *mapWriter) keep(m *storage.Mapping) {
+	most := w.q.limit / 2
+	if len(w.before) >= 2*most {
+		w.before = w.before[:copy(w.before, w.before[len(w.before)-most:])]
+	}
+	if most > 0 {
+		w.before = append(w.before, *m)
+	}
+}
+
+func (w *mapWriter) addBefore() error {
+	kept := w.before[max(0, len(w.before)-w.q.limit/2):]
+	for i := range kept {
+		if err := w.add(&kept[i]); err != nil {
+			return err
+		}
+	}
+	w.before = nil
+	return nil
+}
+
+// add encodes an extent, and hands over the piece when it is full.
+func (w *mapWriter) add(m *storage.Mapping) error {
+	if w.count > 0 && !w.q.ndjson {
+		w.text = append(w.text, ',')
+	}
+	w.text = w.encoder.append(w.text, m)
+	if w.q.ndjson {
+		w.text = append(w.text, '\n')
+	}
+	w.count++
+	w.end = m.End()
+	full := len(w.text) >= pieceSize
+	if !full && w.count%64 == 0 && len(w.body.full) == 0 {
+		full = time.Since(w.since) >= pieceTime
+	}
+	if !full {
+		return nil
+	}
+	w.hand(false)
+	select {
+	case buffer := <-w.body.free:
+		w.next(buffer)
+		return nil
+	case <-w.ctx.Done():
+		return w.ctx.Err()
+	}
+}
+
+// hand hands over the piece. There is room for all of them.
+func (w *mapWriter) hand(last bool) {
+	*w.buffer = w.text
+	w.body.full <- piece{w.buffer, last}
+}
+
+// next begins a piece in a buffer, nil for a new one.
+func (w *mapWriter) next(buffer *[]byte) {
+	if buffer == nil {
+		buffer = pieceBuffers.Get().(*[]byte)
+	}
+	w.buffer, w.text, w.since = buffer, (*buffer)[:0], time.Now()
+}
