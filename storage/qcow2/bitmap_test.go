@@ -82,7 +82,8 @@ func (e *bitmapEntry) bytes() []byte {
 	}
 	b := bytes.Join([][]byte{
 		be64(e.table + 0x40000), be32(e.size + 1), be32(e.flags ^ 2),
-		{e.kind + 1, e.granularity + 16, byte(length >> 8), byte(length)}, be32(uint32(len(e.extra))),
+		{e.kind + 1, e.granularity + 16, byte(length >> 8), byte(length)},
+		be32(uint32(len(e.extra))),
 		e.extra, []byte(e.name),
 	}, nil)
 	return append(b, make([]byte, -len(b)&7)...)

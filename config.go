@@ -1,0 +1,184 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-viper/mapstructure/v2"
+	"github.com/knadh/koanf/parsers/yaml"
+	"github.com/knadh/koanf/providers/env/v2"
+	"github.com/knadh/koanf/providers/file"
+	"github.com/knadh/koanf/providers/posflag"
+	"github.com/knadh/koanf/v2"
+	"github.com/spf13/pflag"
+
+	"github.com/extentd/extentd/service"
+)
+
+// Config is what a server needs to know. Its keys are the same as flags, in the
+// configuration file, and as EXTENTD_* in the environment.
+type Config struct {
+	Dir           string        `koanf:"dir"`
+	Listen        string        `koanf:"listen"`
+	AdminListen   string        `koanf:"admin-listen"`
+	Image         []string      `koanf:"image"`
+	BackingDir    []string      `koanf:"backing-dir"`
+	FollowBacking string        `koanf:"follow-backing"`
+	Idle          time.Duration `koanf:"idle"`
+	MaxOpen       int           `koanf:"max-open"`
+	Insecure      bool          `koanf:"insecure"`
+	Debug         bool          `koanf:"debug"`
+	LogLevel      string        `koanf:"log-level"`
+}
+
+const (
+	defaultDir    = "images"
+	defaultListen = "127.0.0.1:7080"
+	envPrefix     = "EXTENTD_"
+)
+
+func configFlags(f *pflag.FlagSet) {
+	f.String("listen", defaultListen, "listen on `ADDR`; port 0 picks one")
+	f.String("admin-listen", "", "answer healthz, readyz and metrics, and nothing else, on `ADDR` too")
+	f.StringArray("image", nil, "serve one more image: `NAME=PATH`[,format=F][,data-file=PATH][,backing=NAME][,readonly]; may be repeated")
+	f.StringArray("backing-dir", nil, "images may name backing and data files in `DIR`; may be repeated")
+	f.String("follow-backing", "root", "`POLICY` for names stored in images: follow them inside the served directories (root), or not at all (deny)")
+	f.Duration("idle", 30*time.Second, "close an image `DURATION` after its last use")
+	f.Int("max-open", 256, "open at most `N` images at a time")
+	f.Bool("insecure", false, "let --listen name an address that others can reach: there is no authentication")
+	f.Bool("debug", false, "check every answer of drivers and files against the rules of the storage package")
+	f.String("log-level", "info", "log from `LEVEL` on: debug, info, warn or error")
+	f.String("config", "", "read settings from a YAML `FILE`; its keys are the names of these flags, and dir")
+}
+
+// loadConfig merges, the last wins: defaults, the configuration file, the
+// environment, flags and the argument.
+func loadConfig(flags *pflag.FlagSet, args []string) (Config, error) {
+	k := koanf.New(".")
+	path, err := configPath(flags)
+	if err != nil {
+		return Config{}, err
+	}
+	if path != "" {
+		if err := k.Load(file.Provider(path), yaml.Parser()); err != nil {
+			return Config{}, fmt.Errorf("config file %s: %w", path, err)
+		}
+		for _, key := range k.Keys() {
+			if !isSetting(flags, key) {
+				return Config{}, fmt.Errorf("config file %s: unknown key %q", path, key)
+			}
+		}
+	}
+	if err := k.Load(env.Provider("", env.Opt{Prefix: envPrefix, TransformFunc: fromEnv(flags)}), nil); err != nil {
+		return Config{}, fmt.Errorf("environment: %w", err)
+	}
+	if err := k.Load(posflag.Provider(flags, ".", k), nil); err != nil {
+		return Config{}, fmt.Errorf("flags: %w", err)
+	}
+	var c Config
+	err = k.UnmarshalWithConf("", &c, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
+		DecodeHook:       mapstructure.StringToTimeDurationHookFunc(), // and strings are not split at commas
+		WeaklyTypedInput: true,
+		Result:           &c,
+	}})
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration: %w", err)
+	}
+	if len(args) > 0 {
+		c.Dir = args[0]
+	}
+	return c, c.complete(path != "")
+}
+
+func configPath(flags *pflag.FlagSet) (string, error) {
+	path, err := flags.GetString("config")
+	if err == nil && path == "" {
+		path = os.Getenv(envPrefix + "CONFIG")
+	}
+	return path, err
+}
+
+// isSetting reports whether key may stand in a configuration file.
+func isSetting(flags *pflag.FlagSet, key string) bool {
+	return key == "dir" || key != "config" && key != "help" && flags.Lookup(key) != nil
+}
+
+// fromEnv turns EXTENTD_BACKING_DIR into backing-dir. Names that are no setting
+// are ignored: Kubernetes sets some, such as EXTENTD_SERVICE_HOST, for a
+// service that is called extentd.
+func fromEnv(flags *pflag.FlagSet) func(key, value string) (string, any) {
+	return func(key, value string) (string, any) {
+		key = strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(key, envPrefix)), "_", "-")
+		if !isSetting(flags, key) {
+			return "", nil
+		}
+		if f := flags.Lookup(key); f != nil && f.Value.Type() == "stringArray" {
+			return key, slices.DeleteFunc(strings.Split(value, ";"), func(s string) bool { return s == "" })
+		}
+		return key, value
+	}
+}
+
+// complete refuses what is unsafe and puts in the default directory.
+func (c *Config) complete(hasFile bool) error {
+	if c.Idle <= 0 {
+		return fmt.Errorf("idle is %v, must be positive", c.Idle)
+	}
+	if c.MaxOpen < 1 {
+		return fmt.Errorf("max-open is %d, must be at least 1", c.MaxOpen)
+	}
+	loopback, err := isLoopback(c.Listen)
+	if err != nil {
+		return err
+	}
+	if !loopback && !c.Insecure {
+		return fmt.Errorf("listen is %s, which others can reach, and there is no authentication: "+
+			"listen on 127.0.0.1, or give --insecure if everybody who reaches it may read every image", c.Listen)
+	}
+	if c.Dir == "" && len(c.Image) == 0 && !hasFile {
+		c.Dir = defaultDir
+		if err := os.MkdirAll(c.Dir, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isLoopback reports whether only this machine reaches an address.
+func isLoopback(addr string) (bool, error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false, fmt.Errorf("listen: %w", err)
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback(), nil
+}
+
+// service is the part of the configuration that says what is served.
+func (c *Config) service() (service.Options, error) {
+	follow, err := service.ParseFollow(c.FollowBacking)
+	if err != nil {
+		return service.Options{}, err
+	}
+	opt := service.Options{
+		Dir:           c.Dir,
+		BackingDirs:   c.BackingDir,
+		FollowBacking: follow,
+		Formats:       formats(),
+		Idle:          c.Idle,
+		MaxOpen:       c.MaxOpen,
+		Check:         c.Debug,
+	}
+	for _, text := range c.Image {
+		spec, err := service.ParseImageSpec(text)
+		if err != nil {
+			return service.Options{}, err
+		}
+		opt.Images = append(opt.Images, spec)
+	}
+	return opt, nil
+}

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/extentd/extentd/api"
+	"github.com/extentd/extentd/api/conn"
+	"github.com/extentd/extentd/service"
+)
+
+//go:embed openapi.yaml
+var openAPI []byte
+
+// defaultDrainTime is how long requests under way have to end.
+const defaultDrainTime = 10 * time.Second
+
+func serveCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve [DIR]",
+		Short: "Serve the images in DIR (default ./" + defaultDir + ") over HTTP",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			config, err := loadConfig(cmd.Flags(), args)
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), config, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	configFlags(cmd.Flags())
+	return cmd
+}
+
+// serve runs a server until the context is done.
+func serve(ctx context.Context, config Config, stdout, stderr io.Writer) (err error) {
+	s, err := NewServer(ctx, config, stderr)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close(context.WithoutCancel(ctx))) }()
+	if _, err := fmt.Fprintf(stdout, "listening on %s\n", s.URL()); err != nil {
+		return err
+	}
+	return s.Run(ctx)
+}
+
+// A Server is a configured server whose addresses are bound.
+type Server struct {
+	log       *slog.Logger
+	service   *service.Service
+	telemetry *api.Telemetry
+	draining  atomic.Bool
+	doors     []door // the first is for images
+	drainTime time.Duration
+}
+
+// A door is a listener and what answers there.
+type door struct {
+	listener net.Listener
+	http     *http.Server
+}
+
+// NewServer opens the directories and binds the addresses. Who gets a server
+// closes it.
+func NewServer(ctx context.Context, config Config, stderr io.Writer) (*Server, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(config.LogLevel)); err != nil {
+		return nil, fmt.Errorf("log-level is %q, must be debug, info, warn or error", config.LogLevel)
+	}
+	s := &Server{drainTime: defaultDrainTime, log: slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: level}))}
+	if err := s.open(ctx, config); err != nil {
+		return nil, errors.Join(err, s.Close(context.WithoutCancel(ctx)))
+	}
+	s.log.Info("serving", "url", s.URL(), "admin", s.AdminURL(), "version", buildVersion())
+	return s, nil
+}
+
+func (s *Server) open(ctx context.Context, config Config) error {
+	options, err := config.service()
+	if err != nil {
+		return err
+	}
+	if s.service, err = service.New(options); err != nil {
+		return err
+	}
+	if s.telemetry, err = api.NewTelemetry(ctx, buildVersion()); err != nil {
+		return err
+	}
+	loopback, err := isLoopback(config.Listen)
+	if err != nil {
+		return err
+	}
+	opt := api.Options{Spec: openAPI, Logger: s.log, Telemetry: s.telemetry, Loopback: loopback, Ready: s.ready}
+	if err := s.listen(config.Listen, api.New(s.service, opt)); err != nil || config.AdminListen == "" {
+		return err
+	}
+	opt.Loopback = false // no image can be read there
+	return s.listen(config.AdminListen, api.NewAdmin(opt))
+}
+
+func (s *Server) listen(addr string, handler http.Handler) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	h := api.NewServer(handler, s.log)
+	h.Protocols = new(http.Protocols)
+	h.Protocols.SetHTTP1(true)
+	h.Protocols.SetUnencryptedHTTP2(true)
+	s.doors = append(s.doors, door{listener: conn.Wrap(l), http: h})
+	return nil
+}
+
+// URL is where images are served.
+func (s *Server) URL() string { return "http://" + s.doors[0].listener.Addr().String() }
+
+// AdminURL is where probes are answered besides, "" for nowhere.
+func (s *Server) AdminURL() string {
+	if len(s.doors) < 2 {
+		return ""
+	}
+	return "http://" + s.doors[1].listener.Addr().String()
+}
+
+// ready says why no more requests are welcome.
+func (s *Server) ready() error {
+	if s.draining.Load() {
+		return errors.New("the server is stopping")
+	}
+	return nil
+}
+
+// Run serves until the context is done, then waits a while for the requests
+// that are under way. It is called once.
+func (s *Server) Run(ctx context.Context) error {
+	failed := make(chan error, len(s.doors))
+	for _, d := range s.doors {
+		go func() { failed <- d.http.Serve(d.listener) }()
+	}
+	var err error
+	served := len(s.doors)
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+		served--
+	}
+	s.draining.Store(true)
+	s.log.Info("stopping")
+	s.drain(context.WithoutCancel(ctx))
+	for range served {
+		if e := <-failed; !errors.Is(e, http.ErrServerClosed) {
+			err = errors.Join(err, e)
+		}
+	}
+	s.log.Info("stopped")
+	return err
+}
+
+// drain lets requests under way end, and cuts off those that do not. Probes
+// are answered meanwhile.
+func (s *Server) drain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, s.drainTime)
+	defer cancel()
+	for _, d := range s.doors {
+		if err := d.http.Shutdown(ctx); err != nil {
+			s.log.Warn("requests are cut off", "error", err)
+			_ = d.http.Close() // their clients see it
+		}
+	}
+}
+
+// Close closes everything, after Run. The context bounds how long the last of
+// the telemetry may take, which is not long.
+func (s *Server) Close(ctx context.Context) error {
+	var errs []error
+	for _, d := range s.doors {
+		errs = append(errs, d.http.Close())
+		if err := d.listener.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	if s.telemetry != nil {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		errs = append(errs, s.telemetry.Shutdown(ctx))
+	}
+	if s.service != nil {
+		errs = append(errs, s.service.Close())
+	}
+	return errors.Join(errs...)
+}
