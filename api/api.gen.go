@@ -19,15 +19,16 @@ import (
 
 // Bitmap A persistent dirty bitmap.
 type Bitmap struct {
-	// Enabled Whether it records what is written.
-	Enabled bool `json:"enabled"`
+	Name string `json:"name"`
 
 	// Granularity How many bytes one bit stands for.
 	Granularity int64 `json:"granularity"`
 
+	// Enabled Whether it records what is written.
+	Enabled bool `json:"enabled"`
+
 	// InUse Whether it was not stored cleanly. Its content says nothing then.
-	InUse bool   `json:"in_use"`
-	Name  string `json:"name"`
+	InUse bool `json:"in_use"`
 }
 
 // Extent A range of an image, and where it is.
@@ -82,133 +83,76 @@ type ExtentList struct {
 
 // FieldError defines model for FieldError.
 type FieldError struct {
-	Detail string `json:"detail"`
-
 	// Field The parameter.
 	Field string `json:"field"`
 
 	// Rule What it breaks: `unknown`, `repeated`, `syntax`, `min`, `max`,
 	// `pattern`, `conflict`.
-	Rule string `json:"rule"`
+	Rule   string `json:"rule"`
+	Detail string `json:"detail"`
 }
 
 // Image An image.
 type Image struct {
+	// Name The name of the image, which is that of its file.
+	Name string `json:"name"`
+
+	// Format The format of the top layer, `qcow2` or `raw`.
+	Format string `json:"format"`
+
+	// Size The size of the disk that a guest sees, bytes.
+	Size int64 `json:"size"`
+
 	// Allocated What the image's own file takes on disk, and its external data file
 	// if there is one, bytes.
 	Allocated int64 `json:"allocated"`
 
-	// DataGeneration An opaque text that changes with any write, and not otherwise. It is
-	// the ETag of the data.
-	DataGeneration string `json:"data_generation"`
-
-	// Format The format of the top layer, `qcow2` or `raw`.
-	Format string `json:"format"`
+	// ReadOnly Whether the image cannot be written to here.
+	ReadOnly bool `json:"read_only"`
 
 	// Generation An opaque text that changes when the map does, and not otherwise. It
 	// is the ETag of the extents.
 	Generation string `json:"generation"`
 
-	// Layers The layers, the top first, each backed by the next one.
-	Layers []Layer `json:"layers"`
+	// DataGeneration An opaque text that changes with any write, and not otherwise. It is
+	// the ETag of the data.
+	DataGeneration string `json:"data_generation"`
 
 	// Limits Block size limits, bytes.
 	//
 	// Example: {"max_cache":67108864,"max_data":67108864,"max_trim":4294967295,"max_zero":4294967295,"minimum":1,"preferred":65536}
 	Limits Limits `json:"limits"`
 
-	// Name The name of the image, which is that of its file.
-	Name string `json:"name"`
+	// Layers The layers, the top first, each backed by the next one.
+	Layers []Layer `json:"layers"`
 
 	// Qcow2 What is particular to qcow2, of the top layer. Absent for other formats.
 	Qcow2 *QCOW2 `json:"qcow2,omitempty"`
-
-	// ReadOnly Whether the image cannot be written to here.
-	ReadOnly bool `json:"read_only"`
-
-	// Size The size of the disk that a guest sees, bytes.
-	Size int64 `json:"size"`
 }
 
-// ImageEntry An image on a list: all that `Image` has, or `problem` if it cannot be
-// opened.
+// ImageEntry An image on a list: the members of `Image`, or `problem` beside name and
+// format if it cannot be opened.
 type ImageEntry struct {
-	// Allocated What the image's own file takes on disk, and its external data file
-	// if there is one, bytes.
-	Allocated *int64 `json:"allocated,omitempty"`
-
-	// DataGeneration An opaque text that changes with any write, and not otherwise. It is
-	// the ETag of the data.
-	DataGeneration *string `json:"data_generation,omitempty"`
-
-	// Format The format of the top layer, `qcow2` or `raw`.
+	Name   string `json:"name"`
 	Format string `json:"format"`
-
-	// Generation An opaque text that changes when the map does, and not otherwise. It
-	// is the ETag of the extents.
-	Generation *string `json:"generation,omitempty"`
-
-	// Layers The layers, the top first, each backed by the next one.
-	Layers *[]Layer `json:"layers,omitempty"`
-
-	// Limits Block size limits, bytes.
-	//
-	// Example: {"max_cache":67108864,"max_data":67108864,"max_trim":4294967295,"max_zero":4294967295,"minimum":1,"preferred":65536}
-	Limits *Limits `json:"limits,omitempty"`
-
-	// Name The name of the image, which is that of its file.
-	Name string `json:"name"`
 
 	// Problem An error (RFC 9457). `type` tells errors apart; a client should treat
 	// one that it does not know by its `status`.
-	Problem *Problem `json:"problem,omitempty"`
-
-	// Qcow2 What is particular to qcow2, of the top layer. Absent for other formats.
-	Qcow2 *QCOW2 `json:"qcow2,omitempty"`
-
-	// ReadOnly Whether the image cannot be written to here.
-	ReadOnly *bool `json:"read_only,omitempty"`
-
-	// Size The size of the disk that a guest sees, bytes.
-	Size *int64 `json:"size,omitempty"`
-}
-
-// ImageFacts defines model for ImageFacts.
-type ImageFacts struct {
-	// Allocated What the image's own file takes on disk, and its external data file
-	// if there is one, bytes.
-	Allocated *int64 `json:"allocated,omitempty"`
-
-	// DataGeneration An opaque text that changes with any write, and not otherwise. It is
-	// the ETag of the data.
-	DataGeneration *string `json:"data_generation,omitempty"`
-
-	// Format The format of the top layer, `qcow2` or `raw`.
-	Format *string `json:"format,omitempty"`
-
-	// Generation An opaque text that changes when the map does, and not otherwise. It
-	// is the ETag of the extents.
-	Generation *string `json:"generation,omitempty"`
-
-	// Layers The layers, the top first, each backed by the next one.
-	Layers *[]Layer `json:"layers,omitempty"`
+	Problem        *Problem `json:"problem,omitempty"`
+	Size           *int64   `json:"size,omitempty"`
+	Allocated      *int64   `json:"allocated,omitempty"`
+	ReadOnly       *bool    `json:"read_only,omitempty"`
+	Generation     *string  `json:"generation,omitempty"`
+	DataGeneration *string  `json:"data_generation,omitempty"`
 
 	// Limits Block size limits, bytes.
 	//
 	// Example: {"max_cache":67108864,"max_data":67108864,"max_trim":4294967295,"max_zero":4294967295,"minimum":1,"preferred":65536}
-	Limits *Limits `json:"limits,omitempty"`
-
-	// Name The name of the image, which is that of its file.
-	Name *string `json:"name,omitempty"`
+	Limits *Limits  `json:"limits,omitempty"`
+	Layers *[]Layer `json:"layers,omitempty"`
 
 	// Qcow2 What is particular to qcow2, of the top layer. Absent for other formats.
 	Qcow2 *QCOW2 `json:"qcow2,omitempty"`
-
-	// ReadOnly Whether the image cannot be written to here.
-	ReadOnly *bool `json:"read_only,omitempty"`
-
-	// Size The size of the disk that a guest sees, bytes.
-	Size *int64 `json:"size,omitempty"`
 }
 
 // ImageList defines model for ImageList.
@@ -221,15 +165,6 @@ type ImageList struct {
 
 // Layer One layer of an image.
 type Layer struct {
-	// BackingFile The name of the backing file as the layer stores it; absent for none.
-	BackingFile *string `json:"backing_file,omitempty"`
-
-	// BackingFormat The format of the backing file as the layer stores it; absent for none.
-	BackingFormat *string `json:"backing_format,omitempty"`
-
-	// ClusterSize Bytes; absent if the format has no clusters.
-	ClusterSize *int64 `json:"cluster_size,omitempty"`
-
 	// Depth 0 is the top.
 	Depth int `json:"depth"`
 
@@ -241,14 +176,27 @@ type Layer struct {
 
 	// Size The size of this layer, bytes. It may differ from the image's.
 	Size int64 `json:"size"`
+
+	// ClusterSize Bytes; absent if the format has no clusters.
+	ClusterSize *int64 `json:"cluster_size,omitempty"`
+
+	// BackingFile The name of the backing file as the layer stores it; absent for none.
+	BackingFile *string `json:"backing_file,omitempty"`
+
+	// BackingFormat The format of the backing file as the layer stores it; absent for none.
+	BackingFormat *string `json:"backing_format,omitempty"`
 }
 
 // Limits Block size limits, bytes.
 //
 // Example: {"max_cache":67108864,"max_data":67108864,"max_trim":4294967295,"max_zero":4294967295,"minimum":1,"preferred":65536}
 type Limits struct {
-	// MaxCache The longest range that is read ahead on request.
-	MaxCache int64 `json:"max_cache"`
+	// Minimum Offsets and lengths are multiples of it, the end of the image
+	// excepted. A power of two.
+	Minimum int64 `json:"minimum"`
+
+	// Preferred The request size that suits the image best. A power of two.
+	Preferred int64 `json:"preferred"`
 
 	// MaxData The longest read.
 	MaxData int64 `json:"max_data"`
@@ -259,28 +207,37 @@ type Limits struct {
 	// MaxZero The longest run of zeros that is written at once.
 	MaxZero int64 `json:"max_zero"`
 
-	// Minimum Offsets and lengths are multiples of it, the end of the image
-	// excepted. A power of two.
-	Minimum int64 `json:"minimum"`
-
-	// Preferred The request size that suits the image best. A power of two.
-	Preferred int64 `json:"preferred"`
+	// MaxCache The longest range that is read ahead on request.
+	MaxCache int64 `json:"max_cache"`
 }
 
 // Problem An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
 type Problem struct {
+	// Type `/problems/` and one of: `not-found`, `method-not-allowed`,
+	// `invalid-request`, `misaligned`, `out-of-range`, `forbidden`,
+	// `image-busy`, `precondition-failed`, `corrupt-image`,
+	// `backing-unavailable`, `unsupported-feature`, `refused`, `not-ready`,
+	// `io-error`, `internal`.
+	Type string `json:"type"`
+
+	// Title What the type means. The same for all errors of a type.
+	Title string `json:"title"`
+
+	// Status The status of the answer, or what it would be for an entry of a list.
+	Status int `json:"status"`
+
 	// Detail What went wrong this time, for people.
 	Detail string `json:"detail"`
-
-	// Errors With `invalid-request`, what is wrong.
-	Errors *[]FieldError `json:"errors,omitempty"`
 
 	// Instance The path of the request, or of the entry of a list.
 	Instance string `json:"instance"`
 
-	// Length With `misaligned`, the length that was asked for.
-	Length *int64 `json:"length,omitempty"`
+	// RequestId What the server's log calls the request.
+	RequestId *string `json:"request_id,omitempty"`
+
+	// Errors With `invalid-request`, what is wrong.
+	Errors *[]FieldError `json:"errors,omitempty"`
 
 	// Minimum With `misaligned`, what offset and length must be multiples of, bytes.
 	Minimum *int64 `json:"minimum,omitempty"`
@@ -288,35 +245,30 @@ type Problem struct {
 	// Offset With `misaligned`, the offset that was asked for.
 	Offset *int64 `json:"offset,omitempty"`
 
-	// RequestId What the server's log calls the request.
-	RequestId *string `json:"request_id,omitempty"`
+	// Length With `misaligned`, the length that was asked for.
+	Length *int64 `json:"length,omitempty"`
 
 	// Size With status 416, the size of the image in bytes.
 	Size *int64 `json:"size,omitempty"`
-
-	// Status The status of the answer, or what it would be for an entry of a list.
-	Status int `json:"status"`
-
-	// Title What the type means. The same for all errors of a type.
-	Title string `json:"title"`
-
-	// Type `/problems/` and one of: `not-found`, `method-not-allowed`,
-	// `invalid-request`, `misaligned`, `out-of-range`, `forbidden`,
-	// `image-busy`, `precondition-failed`, `corrupt-image`,
-	// `backing-unavailable`, `unsupported-feature`, `refused`, `not-ready`,
-	// `io-error`, `internal`.
-	Type string `json:"type"`
 }
 
 // QCOW2 What is particular to qcow2, of the top layer. Absent for other formats.
 type QCOW2 struct {
-	Bitmaps []Bitmap `json:"bitmaps"`
+	Version int `json:"version"`
 
 	// ClusterSize Bytes; a power of two.
-	ClusterSize int64 `json:"cluster_size"`
+	ClusterSize  int64 `json:"cluster_size"`
+	RefcountBits int   `json:"refcount_bits"`
 
 	// CompressionType `zlib` or `zstd`.
 	CompressionType string `json:"compression_type"`
+
+	// ExtendedL2 Whether clusters have 32 subclusters.
+	ExtendedL2    bool `json:"extended_l2"`
+	LazyRefcounts bool `json:"lazy_refcounts"`
+
+	// Dirty Whether refcounts may be out of date. Reading does not need them.
+	Dirty bool `json:"dirty"`
 
 	// Corrupt Whether the image is marked as corrupt.
 	Corrupt bool `json:"corrupt"`
@@ -327,39 +279,31 @@ type QCOW2 struct {
 	// DataFileRaw Whether the external data file is a raw image of the disk by itself.
 	DataFileRaw bool `json:"data_file_raw"`
 
-	// Dirty Whether refcounts may be out of date. Reading does not need them.
-	Dirty bool `json:"dirty"`
-
 	// Encryption `aes` or `luks`; absent for none. Encrypted data cannot be read yet.
-	Encryption *string `json:"encryption,omitempty"`
-
-	// ExtendedL2 Whether clusters have 32 subclusters.
-	ExtendedL2    bool       `json:"extended_l2"`
-	LazyRefcounts bool       `json:"lazy_refcounts"`
-	RefcountBits  int        `json:"refcount_bits"`
-	Snapshots     []Snapshot `json:"snapshots"`
-	Version       int        `json:"version"`
+	Encryption *string    `json:"encryption,omitempty"`
+	Snapshots  []Snapshot `json:"snapshots"`
+	Bitmaps    []Bitmap   `json:"bitmaps"`
 }
 
 // Snapshot An internal snapshot.
 type Snapshot struct {
+	Id      string    `json:"id"`
+	Name    string    `json:"name"`
 	Created time.Time `json:"created"`
-
-	// Icount How many instructions the virtual machine had executed; absent if that is not recorded.
-	Icount *int64 `json:"icount,omitempty"`
-	Id     string `json:"id"`
-	Name   string `json:"name"`
 
 	// Size The size of the disk as of then, bytes.
 	Size int64 `json:"size"`
+
+	// VmStateSize The size of the saved state of a virtual machine, bytes; 0 for none.
+	VmStateSize int64 `json:"vm_state_size"`
 
 	// VmClock How long the virtual machine had been running, as a duration.
 	//
 	// Example: 1h2m3.5s
 	VmClock string `json:"vm_clock"`
 
-	// VmStateSize The size of the saved state of a virtual machine, bytes; 0 for none.
-	VmStateSize int64 `json:"vm_state_size"`
+	// Icount How many instructions the virtual machine had executed; absent if that is not recorded.
+	Icount *int64 `json:"icount,omitempty"`
 }
 
 // IfMatch defines model for IfMatch.
@@ -864,10 +808,10 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Get(options.BaseURL+"/v1/images/{image}", wrapper.GetImage)
 	})
 	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/images/{image}/limits", wrapper.GetLimits)
+		r.Get(options.BaseURL+"/v1/images/{image}/extents", wrapper.GetExtents)
 	})
 	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/images/{image}/extents", wrapper.GetExtents)
+		r.Get(options.BaseURL+"/v1/images/{image}/limits", wrapper.GetLimits)
 	})
 
 	return r

@@ -18,7 +18,7 @@ const (
 	// 256 KiB, system calls begin to count.
 	pieceSize = 256 << 10
 	// pieces bounds how far the walk runs ahead of the client.
-	pieces = 4
+	pieces = 3
 	// pieceTime is how long a piece may be in the making while nothing else
 	// is on its way: a map that is slow to walk is sent as it comes.
 	pieceTime = 200 * time.Millisecond

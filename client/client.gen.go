@@ -129,85 +129,29 @@ type Image struct {
 	Size int64 `json:"size"`
 }
 
-// ImageEntry An image on a list: all that `Image` has, or `problem` if it cannot be
-// opened.
+// ImageEntry An image on a list: the members of `Image`, or `problem` beside name and
+// format if it cannot be opened.
 type ImageEntry struct {
-	// Allocated What the image's own file takes on disk, and its external data file
-	// if there is one, bytes.
-	Allocated *int64 `json:"allocated,omitempty"`
-
-	// DataGeneration An opaque text that changes with any write, and not otherwise. It is
-	// the ETag of the data.
-	DataGeneration *string `json:"data_generation,omitempty"`
-
-	// Format The format of the top layer, `qcow2` or `raw`.
-	Format string `json:"format"`
-
-	// Generation An opaque text that changes when the map does, and not otherwise. It
-	// is the ETag of the extents.
-	Generation *string `json:"generation,omitempty"`
-
-	// Layers The layers, the top first, each backed by the next one.
-	Layers *[]Layer `json:"layers,omitempty"`
+	Allocated      *int64   `json:"allocated,omitempty"`
+	DataGeneration *string  `json:"data_generation,omitempty"`
+	Format         string   `json:"format"`
+	Generation     *string  `json:"generation,omitempty"`
+	Layers         *[]Layer `json:"layers,omitempty"`
 
 	// Limits Block size limits, bytes.
 	//
 	// Example: {"max_cache":67108864,"max_data":67108864,"max_trim":4294967295,"max_zero":4294967295,"minimum":1,"preferred":65536}
 	Limits *Limits `json:"limits,omitempty"`
-
-	// Name The name of the image, which is that of its file.
-	Name string `json:"name"`
+	Name   string  `json:"name"`
 
 	// Problem An error (RFC 9457). `type` tells errors apart; a client should treat
 	// one that it does not know by its `status`.
 	Problem *Problem `json:"problem,omitempty"`
 
 	// Qcow2 What is particular to qcow2, of the top layer. Absent for other formats.
-	Qcow2 *QCOW2 `json:"qcow2,omitempty"`
-
-	// ReadOnly Whether the image cannot be written to here.
-	ReadOnly *bool `json:"read_only,omitempty"`
-
-	// Size The size of the disk that a guest sees, bytes.
-	Size *int64 `json:"size,omitempty"`
-}
-
-// ImageFacts defines model for ImageFacts.
-type ImageFacts struct {
-	// Allocated What the image's own file takes on disk, and its external data file
-	// if there is one, bytes.
-	Allocated *int64 `json:"allocated,omitempty"`
-
-	// DataGeneration An opaque text that changes with any write, and not otherwise. It is
-	// the ETag of the data.
-	DataGeneration *string `json:"data_generation,omitempty"`
-
-	// Format The format of the top layer, `qcow2` or `raw`.
-	Format *string `json:"format,omitempty"`
-
-	// Generation An opaque text that changes when the map does, and not otherwise. It
-	// is the ETag of the extents.
-	Generation *string `json:"generation,omitempty"`
-
-	// Layers The layers, the top first, each backed by the next one.
-	Layers *[]Layer `json:"layers,omitempty"`
-
-	// Limits Block size limits, bytes.
-	//
-	// Example: {"max_cache":67108864,"max_data":67108864,"max_trim":4294967295,"max_zero":4294967295,"minimum":1,"preferred":65536}
-	Limits *Limits `json:"limits,omitempty"`
-
-	// Name The name of the image, which is that of its file.
-	Name *string `json:"name,omitempty"`
-
-	// Qcow2 What is particular to qcow2, of the top layer. Absent for other formats.
-	Qcow2 *QCOW2 `json:"qcow2,omitempty"`
-
-	// ReadOnly Whether the image cannot be written to here.
-	ReadOnly *bool `json:"read_only,omitempty"`
-
-	// Size The size of the disk that a guest sees, bytes.
-	Size *int64 `json:"size,omitempty"`
+	Qcow2    *QCOW2 `json:"qcow2,omitempty"`
+	ReadOnly *bool  `json:"read_only,omitempty"`
+	Size     *int64 `json:"size,omitempty"`
 }
 
 // ImageList defines model for ImageList.

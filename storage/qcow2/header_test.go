@@ -31,7 +31,7 @@ type poke struct {
 	patches []patch
 	err     error  // nil: it opens all the same
 	says    string // part of the error's text
-	ours    bool   // QEMU opens it; we follow the specification
+	ours    bool   // some QEMU opens it; we follow the specification
 }
 
 func field(off int64, b []byte) []patch { return []patch{{off, b}} }
@@ -83,7 +83,9 @@ func (p *poke) test(t *testing.T) {
 	if err == nil {
 		checkUsable(t, i)
 	}
-	opens := p.err == nil || p.ours
+	if p.ours {
+		return
+	}
 	dir := t.TempDir()
 	for name, b := range map[string][]byte{image: content, "data.raw": nil} {
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
@@ -94,7 +96,7 @@ func (p *poke) test(t *testing.T) {
 	if p.base.incompatible&4 != 0 {
 		node += ",data-file.driver=file,data-file.filename=data.raw"
 	}
-	if out, err := try(t, dir, "qemu-img", "info", "--image-opts", node); (err == nil) != opens && !p.harmless(out) {
+	if out, err := try(t, dir, "qemu-img", "info", "--image-opts", node); (err == nil) != (p.err == nil) && !p.harmless(out) {
 		t.Errorf("qemu-img info: %v\n%s", err, out)
 	}
 }
@@ -152,22 +154,54 @@ func TestInfo(t *testing.T) {
 		patches []patch
 		want    qcow2.Info
 	}{
-		{"version 2", builder{version: 2, clusterBits: 9, size: 1 << 20}, nil,
-			qcow2.Info{Version: 2, ClusterSize: 512, RefcountBits: 16, CompressionType: "zlib"}},
-		{"flags", builder{size: 1 << 20, extended: true, incompatible: 1 | 2 | 8, compatible: 1}, field(96, be32(6)),
-			qcow2.Info{Version: 3, ClusterSize: 65536, RefcountBits: 64, CompressionType: "zstd", ExtendedL2: true, LazyRefcounts: true, Dirty: true, Corrupt: true}},
-		{"backing", builder{size: 1 << 20, extensions: []extension{{extBackingFormat, name("qcow2")}}}, []patch{{8, be64(60000)}, {16, be32(9)}, {60000, name("base.img!ignored")}},
-			qcow2.Info{Version: 3, ClusterSize: 65536, RefcountBits: 16, CompressionType: "zlib", BackingFile: "base.img!", BackingFormat: "qcow2"}},
-		{"names end at a NUL", builder{size: 1 << 20, extensions: []extension{{extBackingFormat, name("raw\x00w2")}}}, []patch{{8, be64(60000)}, {16, be32(9)}, {60000, name("base\x00../x")}},
-			qcow2.Info{Version: 3, ClusterSize: 65536, RefcountBits: 16, CompressionType: "zlib", BackingFile: "base", BackingFormat: "raw"}},
-		{"the last extension counts", builder{size: 1 << 20, extensions: []extension{{extBackingFormat, name("qcow2")}, {7, nil}, {extBackingFormat, name("raw")}}}, nil,
-			qcow2.Info{Version: 3, ClusterSize: 65536, RefcountBits: 16, CompressionType: "zlib", BackingFormat: "raw"}},
-		{"data file", builder{size: 1 << 20, incompatible: 4, autoclear: 2, extensions: []extension{{extDataFile, name("data.raw")}}}, nil,
-			qcow2.Info{Version: 3, ClusterSize: 65536, RefcountBits: 16, CompressionType: "zlib", HasDataFile: true, DataFile: "data.raw", DataFileRaw: true}},
-		{"aes", builder{size: 1 << 20, crypt: 1}, nil,
-			qcow2.Info{Version: 3, ClusterSize: 65536, RefcountBits: 16, CompressionType: "zlib", Encryption: "aes"}},
-		{"luks", builder{size: 1 << 20, crypt: 2, extensions: []extension{{extCrypto, append(be64(0x30000), be64(512)...)}}}, nil,
-			qcow2.Info{Version: 3, ClusterSize: 65536, RefcountBits: 16, CompressionType: "zlib", Encryption: "luks"}},
+		{
+			"version 2",
+			builder{version: 2, clusterBits: 9, size: 1 << 20},
+			nil,
+			qcow2.Info{Version: 2, ClusterSize: 512, RefcountBits: 16, CompressionType: "zlib"},
+		},
+		{
+			"flags",
+			builder{size: 1 << 20, extended: true, incompatible: 1 | 2 | 8, compatible: 1},
+			field(96, be32(6)),
+			qcow2.Info{Version: 3, ClusterSize: 65536, RefcountBits: 64, CompressionType: "zstd", ExtendedL2: true, LazyRefcounts: true, Dirty: true, Corrupt: true},
+		},
+		{
+			"backing",
+			builder{size: 1 << 20, extensions: []extension{{extBackingFormat, name("qcow2")}}},
+			[]patch{{8, be64(60000)}, {16, be32(9)}, {60000, name("base.img!ignored")}},
+			qcow2.Info{Version: 3, ClusterSize: 65536, RefcountBits: 16, CompressionType: "zlib", BackingFile: "base.img!", BackingFormat: "qcow2"},
+		},
+		{
+			"names end at a NUL",
+			builder{size: 1 << 20, extensions: []extension{{extBackingFormat, name("raw\x00w2")}}},
+			[]patch{{8, be64(60000)}, {16, be32(9)}, {60000, name("base\x00../x")}},
+			qcow2.Info{Version: 3, ClusterSize: 65536, RefcountBits: 16, CompressionType: "zlib", BackingFile: "base", BackingFormat: "raw"},
+		},
+		{
+			"the last extension counts",
+			builder{size: 1 << 20, extensions: []extension{{extBackingFormat, name("qcow2")}, {7, nil}, {extBackingFormat, name("raw")}}},
+			nil,
+			qcow2.Info{Version: 3, ClusterSize: 65536, RefcountBits: 16, CompressionType: "zlib", BackingFormat: "raw"},
+		},
+		{
+			"data file",
+			builder{size: 1 << 20, incompatible: 4, autoclear: 2, extensions: []extension{{extDataFile, name("data.raw")}}},
+			nil,
+			qcow2.Info{Version: 3, ClusterSize: 65536, RefcountBits: 16, CompressionType: "zlib", HasDataFile: true, DataFile: "data.raw", DataFileRaw: true},
+		},
+		{
+			"aes",
+			builder{size: 1 << 20, crypt: 1},
+			nil,
+			qcow2.Info{Version: 3, ClusterSize: 65536, RefcountBits: 16, CompressionType: "zlib", Encryption: "aes"},
+		},
+		{
+			"luks",
+			builder{size: 1 << 20, crypt: 2, extensions: []extension{{extCrypto, append(be64(0x30000), be64(512)...)}}},
+			nil,
+			qcow2.Info{Version: 3, ClusterSize: 65536, RefcountBits: 16, CompressionType: "zlib", Encryption: "luks"},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			i, err := qcow2.Open(t.Context(), memNode(patched(tt.image.bytes(), tt.patches...)), qcow2.Options{

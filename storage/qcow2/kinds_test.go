@@ -193,7 +193,6 @@ func TestSuite(t *testing.T) {
 		nil,
 		{"-o", "compat=0.10,cluster_size=512"},
 		{"-o", "extended_l2=on,data_file=data.raw"},
-		{"-c", "-o", "cluster_size=4k"},
 	} {
 		t.Run(fmt.Sprint(options), func(t *testing.T) {
 			storagetest.TestMapper(t, 512, func(t *testing.T, content []byte, _ ...storagetest.Range) storage.Mapper {

@@ -155,7 +155,7 @@ func (i *Image) run(entries []uint64, words int, kind clusterKind) int {
 	if kind == kindData || kind == kindZeroAlloc {
 		step = uint64(i.clusterSize())
 		// Past the last offset the sum would carry into reserved bits.
-		n = min(n, words*int((hostEnd-e&l2OffsetMask)>>i.clusterBits))
+		n = int(min(uint64(n), uint64(words)*((hostEnd-e&l2OffsetMask)>>i.clusterBits)))
 	}
 	at := words
 	for ; at < n; at += words {

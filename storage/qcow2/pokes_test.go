@@ -77,7 +77,7 @@ func headerPokes() []poke {
 		{name: "snapshots at 2^63, none", patches: field(64, be64(1<<63)), err: corrupt, says: "snapshots_offset"},
 		{name: "snapshots at the last cluster, none", patches: field(64, be64(1<<63-65536))},
 		{name: "snapshots at the last cluster", patches: []patch{{60, append(be32(1), be64(1<<63-65536)...)}}, err: corrupt, says: "snapshot table: entry 0"},
-		{name: "snapshots past the end of the file", patches: []patch{{60, append(be32(65536), be64(1<<40)...)}}},
+		{name: "snapshots past the end of the file", patches: []patch{{60, append(be32(5000), be64(1<<40)...)}}},
 		{name: "l1 unaligned", patches: field(40, be64(131072+8)), err: corrupt, says: "l1_table_offset is 0x20008"},
 		{name: "l1 at 2^63", patches: field(40, be64(1<<63)), err: corrupt, says: "l1_table_offset"},
 		{name: "l1 past the readable", patches: field(40, be64(1<<63-1<<30)), err: corrupt, says: "l1_table_offset"},

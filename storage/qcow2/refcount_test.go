@@ -53,9 +53,14 @@ func TestLooksPreallocated(t *testing.T) {
 			held int64 // clusters that the file has storage for
 			want bool
 		}{
-			{0, true}, {1, true}, {100, true},
+			{0, true},
+			{1, true},
+			{100, true},
 			{450, true}, // 450 and a ninth: 500
-			{451, false}, {500, false}, {1000, false}, {1 << 40, false},
+			{451, false},
+			{500, false},
+			{1000, false},
+			{1 << 40, false},
 		} {
 			file := &allocatedFile{File: storagetest.NewMemFile(content), bytes: tt.held*cluster + 100}
 			i, err := qcow2.Open(t.Context(), storage.NewNode("image", file, storage.NodeOptions{}), qcow2.Options{})
