@@ -62,7 +62,7 @@ func start(t testing.TB, opt api.Options, mappers map[string]storage.Mapper) *fi
 	for name := range mappers {
 		f.write(t, name, nil)
 	}
-	svc, err := service.New(service.Options{Dir: f.dir, Formats: map[string]service.Driver{
+	svc, err := service.New(service.Options{Dir: f.dir, Recheck: -1, Formats: map[string]service.Driver{
 		"raw":   service.RawDriver(),
 		"qcow2": service.QCOW2Driver(),
 		"fake":  fakeDriver(mappers),

@@ -150,8 +150,7 @@ func (a *dataAnswer) send() error {
 // sendRange sends one range as the body. Its first piece is read before the
 // header is sent.
 func (a *dataAnswer) sendRange(part byteRange, status int) error {
-	ctx := a.r.Context()
-	stream, err := a.d.Stream(ctx, part.off, part.n)
+	stream, err := a.d.Stream(a.r.Context(), part.off, part.n)
 	if err != nil {
 		return err
 	}
@@ -161,12 +160,7 @@ func (a *dataAnswer) sendRange(part byteRange, status int) error {
 		a.set(8, "Content-Range", contentRange(part, a.d.Size()))
 	}
 	a.w.WriteHeader(status)
-	var n int64
-	if a.r.ProtoMajor == 1 {
-		n, err = conn.Send(ctx, a.w, stream, part.n)
-	} else { // the connection is shared with other answers
-		n, err = stream.WriteTo(a.w)
-	}
+	n, err := conn.Send(a.w, a.r, stream, part.n)
 	if err == nil && n != part.n {
 		err = fmt.Errorf("%w: %d of %d bytes at %d", io.ErrUnexpectedEOF, n, part.n, part.off)
 	}

@@ -562,7 +562,7 @@ type ClientInterface interface {
 	//
 	// Every extent tells what the layer at `depth` (0 is the top) says of it,
 	// the one that supplies its bytes. What no layer supplies reads as zeros:
-	// it is `zero` alone, at the depth of the lowest layer. The four bits, and
+	// it is not `local`, and at the depth of the lowest layer. The four bits, and
 	// what their combinations mean:
 	//
 	// | local | zero | alloc | offset_valid | |
@@ -574,6 +574,7 @@ type ClientInterface interface {
 	// | yes | yes | yes | no | zeros; storage is reserved, it is not known where |
 	// | yes | yes | no | no | zeros without storage |
 	// | no | yes | no | no | zeros: no layer supplies the range |
+	// | no | yes | yes | yes | likewise; the lowest layer has storage reserved for it at `node_offset` (subclusters) |
 	// | no | | | | with `resolve=false`: the layer defers to its backing |
 	//
 	// Corresponds with GET /v1/images/{image}/extents (the `GetExtents` operationId).
@@ -729,7 +730,7 @@ func (c *Client) HeadData(ctx context.Context, image ImageName, params *HeadData
 //
 // Every extent tells what the layer at `depth` (0 is the top) says of it,
 // the one that supplies its bytes. What no layer supplies reads as zeros:
-// it is `zero` alone, at the depth of the lowest layer. The four bits, and
+// it is not `local`, and at the depth of the lowest layer. The four bits, and
 // what their combinations mean:
 //
 // | local | zero | alloc | offset_valid | |
@@ -741,6 +742,7 @@ func (c *Client) HeadData(ctx context.Context, image ImageName, params *HeadData
 // | yes | yes | yes | no | zeros; storage is reserved, it is not known where |
 // | yes | yes | no | no | zeros without storage |
 // | no | yes | no | no | zeros: no layer supplies the range |
+// | no | yes | yes | yes | likewise; the lowest layer has storage reserved for it at `node_offset` (subclusters) |
 // | no | | | | with `resolve=false`: the layer defers to its backing |
 //
 // Corresponds with GET /v1/images/{image}/extents (the `GetExtents` operationId).
@@ -1407,7 +1409,7 @@ type ClientWithResponsesInterface interface {
 	//
 	// Every extent tells what the layer at `depth` (0 is the top) says of it,
 	// the one that supplies its bytes. What no layer supplies reads as zeros:
-	// it is `zero` alone, at the depth of the lowest layer. The four bits, and
+	// it is not `local`, and at the depth of the lowest layer. The four bits, and
 	// what their combinations mean:
 	//
 	// | local | zero | alloc | offset_valid | |
@@ -1419,6 +1421,7 @@ type ClientWithResponsesInterface interface {
 	// | yes | yes | yes | no | zeros; storage is reserved, it is not known where |
 	// | yes | yes | no | no | zeros without storage |
 	// | no | yes | no | no | zeros: no layer supplies the range |
+	// | no | yes | yes | yes | likewise; the lowest layer has storage reserved for it at `node_offset` (subclusters) |
 	// | no | | | | with `resolve=false`: the layer defers to its backing |
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -2247,7 +2250,7 @@ func (c *ClientWithResponses) HeadDataWithResponse(ctx context.Context, image Im
 //
 // Every extent tells what the layer at `depth` (0 is the top) says of it,
 // the one that supplies its bytes. What no layer supplies reads as zeros:
-// it is `zero` alone, at the depth of the lowest layer. The four bits, and
+// it is not `local`, and at the depth of the lowest layer. The four bits, and
 // what their combinations mean:
 //
 // | local | zero | alloc | offset_valid | |
@@ -2259,6 +2262,7 @@ func (c *ClientWithResponses) HeadDataWithResponse(ctx context.Context, image Im
 // | yes | yes | yes | no | zeros; storage is reserved, it is not known where |
 // | yes | yes | no | no | zeros without storage |
 // | no | yes | no | no | zeros: no layer supplies the range |
+// | no | yes | yes | yes | likewise; the lowest layer has storage reserved for it at `node_offset` (subclusters) |
 // | no | | | | with `resolve=false`: the layer defers to its backing |
 //
 // Returns a wrapper object for the known response body format(s).

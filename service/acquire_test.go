@@ -44,6 +44,29 @@ func TestOneHandleForAll(t *testing.T) {
 	}
 }
 
+// Within Recheck a look at the files holds, and after it does not.
+func TestRecheck(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a.raw")
+	write(t, path, pattern(1, 4096))
+	svc := start(t, service.Options{Dir: dir, Recheck: 300 * time.Millisecond})
+	acquire(t, svc, "a.raw").Release()
+	first := acquire(t, svc, "a.raw") // the first after the open looks
+	defer first.Release()
+	write(t, path, pattern(2, 8192))
+	second := acquire(t, svc, "a.raw")
+	second.Release()
+	if second != first {
+		t.Error("the file was looked at again at once")
+	}
+	time.Sleep(310 * time.Millisecond)
+	h := acquire(t, svc, "a.raw")
+	defer h.Release()
+	if h == first || h.Device().Size() != 8192 {
+		t.Errorf("the change is not noticed: size %d", h.Device().Size())
+	}
+}
+
 func TestUnknownNames(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "notes.txt"), nil)

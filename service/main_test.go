@@ -27,6 +27,9 @@ func start(t testing.TB, opt service.Options) *service.Service {
 		opt.Formats = map[string]service.Driver{"raw": service.RawDriver(), "qcow2": service.QCOW2Driver()}
 	}
 	opt.Check = true
+	if opt.Recheck == 0 {
+		opt.Recheck = -1 // tests change files faster than anybody
+	}
 	svc, err := service.New(opt)
 	if err != nil {
 		t.Fatal(err)

@@ -4,9 +4,9 @@
 //
 // It guarantees that nothing outside the served directories is opened because
 // an image says so, that a file's content never decides its format, and that a
-// handle is of the files as they are when it is acquired. It does not guarantee
-// that they stay so while the handle is in use: another program may write to
-// them, unless it honours the locks that are taken.
+// handle is of the files as they were at most a millisecond before it was
+// acquired. It does not guarantee that they stay so while the handle is in use:
+// another program may write to them, unless it honours the locks that are taken.
 package service
 
 import (
@@ -38,6 +38,10 @@ type Options struct {
 	Formats map[string]Driver
 	// Idle is how long an image stays open after its last use. Default: 30 s.
 	Idle time.Duration
+	// Recheck is how long a look at the files of an open image holds: who
+	// acquires the image within it gets the handle as it is. Default: 1 ms;
+	// negative: every acquire looks.
+	Recheck time.Duration
 	// MaxOpen is how many images are open at a time; beyond it the one that is
 	// idle longest is closed, and if none is idle, an open waits. Default: 256.
 	MaxOpen int
@@ -54,6 +58,7 @@ type Options struct {
 
 const (
 	defaultIdle    = 30 * time.Second
+	defaultRecheck = time.Millisecond
 	defaultMaxOpen = 256
 	defaultCache   = 128 << 20
 )
@@ -83,6 +88,9 @@ type Service struct {
 func New(opt Options) (*Service, error) {
 	if opt.Idle <= 0 {
 		opt.Idle = defaultIdle
+	}
+	if opt.Recheck == 0 {
+		opt.Recheck = defaultRecheck
 	}
 	if opt.MaxOpen <= 0 {
 		opt.MaxOpen = defaultMaxOpen

@@ -68,15 +68,15 @@ func Context(ctx context.Context, c net.Conn) context.Context {
 // a response over to the connection.
 const sniffed = 512
 
-// Send writes the response's body, n bytes, from src. The status must have been
-// set, with a Content-Length of n, and nothing written. ctx is the request's.
-// It returns how many bytes of the body were accepted.
-func Send(ctx context.Context, w http.ResponseWriter, src Source, n int64) (int64, error) {
+// Send writes the body of the answer to r, n bytes, from src. The status must
+// have been set, with a Content-Length of n, and nothing written. It returns how
+// many bytes of the body were accepted.
+func Send(w http.ResponseWriter, r *http.Request, src Source, n int64) (int64, error) {
 	to, ok := w.(io.ReaderFrom)
-	if !ok {
+	if !ok || r.ProtoMajor != 1 { // the streams of HTTP/2 share a connection
 		return src.WriteTo(w)
 	}
-	if c, ok := ctx.Value(connKey{}).(*Conn); ok && n >= sniffed {
+	if c, ok := r.Context().Value(connKey{}).(*Conn); ok && n >= sniffed {
 		// The header comes first, with the first bytes, and then the rest:
 		// ReadFrom below, or the next write, sends what is held.
 		c.hold = true

@@ -93,7 +93,7 @@ func serve(d *block.Device) http.Handler {
 		defer s.Close()
 		w.Header().Set("Content-Type", "application/octet-stream")
 		w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
-		if _, err := conn.Send(r.Context(), w, s, n); err != nil {
+		if _, err := conn.Send(w, r, s, n); err != nil {
 			panic(http.ErrAbortHandler)
 		}
 	})

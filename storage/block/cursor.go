@@ -70,30 +70,51 @@ func (c *cursor) layerAt(ctx context.Context, depth int, off, end int64) (storag
 			return storage.Mapping{Offset: off, Length: end - off, Node: node, NodeOffset: at, Depth: int16(depth), Status: data}, nil
 		}
 	}
-	list := &c.lists[depth]
-	i := c.find(depth, off)
-	if i < 0 {
-		ask := end - off
-		if c.wide {
-			list.Reset()
-			ask = min(ask, fetchWindow)
-		} else {
-			list.ResetWindow(off, end)
-		}
-		c.at[depth] = 0
-		if err := c.d.layers[depth].Fetch(ctx, off, ask, list); err != nil {
-			list.Reset()
-			return storage.Mapping{}, err
-		}
-		if i = c.find(depth, off); i < 0 {
-			return storage.Mapping{}, storage.CheckFetch(list, off, ask, c.d.layers[depth].size)
-		}
+	i, err := c.locate(ctx, depth, off, end)
+	if err != nil {
+		return storage.Mapping{}, err
 	}
-	c.at[depth] = i
-	m := *list.At(i)
+	m := *c.lists[depth].At(i)
 	m.Clip(off, end)
 	m.Depth = int16(depth)
 	return m, nil
+}
+
+// locate is the index of the mapping at off in a layer's list, which is fetched
+// anew, for as much of [off, end) as one fetch takes, if it has none.
+func (c *cursor) locate(ctx context.Context, depth int, off, end int64) (int, error) {
+	i := c.find(depth, off)
+	if i < 0 {
+		if err := c.fetch(ctx, depth, off, end-off); err != nil {
+			return 0, err
+		}
+		i = c.find(depth, off)
+	}
+	c.at[depth] = i
+	return i, nil
+}
+
+// fetch fills a layer's list from off; on success it has a mapping there.
+func (c *cursor) fetch(ctx context.Context, depth int, off, n int64) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	list := &c.lists[depth]
+	if c.wide {
+		list.Reset()
+		n = min(n, fetchWindow)
+	} else {
+		list.ResetWindow(off, off+n)
+	}
+	c.at[depth] = 0
+	err := c.d.layers[depth].Fetch(ctx, off, n, list)
+	if err == nil && list.Find(off) < 0 {
+		err = storage.CheckFetch(list, off, n, c.d.layers[depth].size)
+	}
+	if err != nil {
+		list.Reset()
+	}
+	return err
 }
 
 // find is the index of the mapping at off in a layer's list, or -1. Going

@@ -34,7 +34,8 @@ const defaultUnpackedCache = 16 << 20
 type Device struct {
 	layers   []layer
 	nodes    []*storage.Node
-	cipher   string // what encrypts a layer, "" for nothing
+	top      storage.Limiter // of the top layer, nil where it leaves all to the defaults
+	cipher   string          // what encrypts a layer, "" for nothing
 	units    *unitCache
 	cursors  sync.Pool // of *cursor
 	packed   sync.Pool // of *[]byte, packed bytes on their way to an unpacker
@@ -75,6 +76,7 @@ func New(layers []storage.Mapper, opt Options) (*Device, error) {
 		return nil, fmt.Errorf("block: %w: a device without layers", storage.ErrContract)
 	}
 	d := &Device{nodes: opt.Nodes}
+	d.top, _ = layers[0].(storage.Limiter)
 	for _, m := range layers {
 		l := layer{Mapper: m, size: m.Size()}
 		if l.size < 0 || l.size > storage.MaxSize {
@@ -114,8 +116,7 @@ func (d *Device) Limits(ctx context.Context) (storage.Limits, error) {
 	if d.limits != nil {
 		return *d.limits, nil
 	}
-	top, _ := d.layers[0].Mapper.(storage.Limiter)
-	l, err := storage.ResolveLimits(ctx, top)
+	l, err := storage.ResolveLimits(ctx, d.top)
 	if err != nil {
 		return l, fmt.Errorf("block: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/extentd/extentd/storage"
 	"github.com/extentd/extentd/storage/block"
+	"github.com/extentd/extentd/storage/storagetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -138,6 +139,36 @@ func TestBoundsAreChecked(t *testing.T) {
 	p := make([]byte, 2)
 	if err := d.ReadAt(ctx, p, 8191); !errors.Is(err, storage.ErrOutOfRange) {
 		t.Error(err)
+	}
+}
+
+// limited is a layer with a preferred size.
+type limited struct{ *tableMapper }
+
+func (limited) Limit(_ context.Context, which storage.Limit) (int64, error) {
+	if which == storage.Preferred {
+		return 1 << 20, nil
+	}
+	return 0, nil
+}
+
+// The limits are those of the top layer and of the nodes, whichever is stricter,
+// also where every fetch is checked.
+func TestLimits(t *testing.T) {
+	table := &tableMapper{size: 8192, mappings: []storage.Mapping{{Length: 8192}}}
+	strict := storagetest.NewMemFileWith(storagetest.MemOptions{Size: 8192, Limits: storage.Limits{Minimum: 4096, MaxData: 8 << 20}})
+	d, err := block.New([]storage.Mapper{limited{table}}, block.Options{
+		Check: true, Nodes: []*storage.Node{storage.NewNode("strict", strict, storage.NodeOptions{})},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := d.Limits(context.Background())
+	if err != nil || l.Minimum != 4096 || l.Preferred != 1<<20 || l.MaxData != 8<<20 {
+		t.Errorf("limits %+v, %v", l, err)
+	}
+	if err := d.ReadAt(context.Background(), make([]byte, 512), 4096); !errors.Is(err, storage.ErrMisaligned) {
+		t.Errorf("a read of 512 bytes: %v", err)
 	}
 }
 

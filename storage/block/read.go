@@ -23,9 +23,6 @@ func (d *Device) readAt(ctx context.Context, p []byte, off int64) error {
 	c := d.cursor(false)
 	defer c.put()
 	for len(p) > 0 {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
 		m, err := c.resolve(ctx, off, off+int64(len(p)))
 		if err != nil {
 			return err

@@ -52,12 +52,23 @@ type walker struct {
 	yield   func(storage.Mapping, error) bool
 	pending storage.Mapping // Length 0: none
 	stopped bool            // the consumer has had enough
+	through []looks         // what a layer's LooksPreallocated said, by depth
 	beneath storage.ExtentList
 }
+
+// looks says whether a map looks through a layer to its file.
+type looks uint8
+
+const (
+	looksUnknown looks = iota
+	looksAt
+	looksThrough
+)
 
 func (w *walker) walk(ctx context.Context, off, end int64) error {
 	c := w.d.cursor(true)
 	defer c.put()
+	w.through = make([]looks, len(w.d.layers))
 	if w.opt.Volunteer {
 		from, err := w.volunteered(ctx, c, off)
 		if err != nil {
@@ -66,12 +77,8 @@ func (w *walker) walk(ctx context.Context, off, end int64) error {
 		off = from
 	}
 	for off < end && !w.stopped {
-		m, err := w.next(ctx, c, off, end)
-		if err != nil {
-			return err
-		}
-		off = m.End()
-		if err := w.see(ctx, &m); err != nil {
+		var err error
+		if off, err = w.list(ctx, c, off, end); err != nil {
 			return err
 		}
 	}
@@ -81,16 +88,54 @@ func (w *walker) walk(ctx context.Context, off, end int64) error {
 	return nil
 }
 
-func (w *walker) next(ctx context.Context, c *cursor, off, end int64) (storage.Mapping, error) {
-	if c.find(0, off) < 0 { // a fetch comes: not asked for every mapping
-		if err := ctx.Err(); err != nil {
-			return storage.Mapping{}, err
+// list goes through the top layer's list from off, and returns where that or
+// the range ends. What the top layer says for itself is taken as it stands:
+// resolving each mapping anew costs more than all the rest of a walk.
+func (w *walker) list(ctx context.Context, c *cursor, off, end int64) (int64, error) {
+	i, err := c.locate(ctx, 0, off, end)
+	if err != nil {
+		return off, err
+	}
+	for list := &c.lists[0]; i < list.Len() && off < end && !w.stopped; i++ {
+		m := list.At(i)
+		stop := min(m.End(), end)
+		if w.free(m) {
+			err = w.top(ctx, m, off, stop)
+		} else {
+			c.at[0] = i
+			err = w.below(ctx, c, off, stop)
+		}
+		if err != nil {
+			return off, err
+		}
+		off = stop
+	}
+	return off, nil
+}
+
+// top takes what a mapping of the top layer says of [off, end).
+func (w *walker) top(ctx context.Context, m *storage.Mapping, off, end int64) error {
+	part := *m
+	part.Clip(off, end)
+	if !w.opt.TopOnly && !part.Status.Has(storage.Local) {
+		part.Status |= storage.Zero // there is no layer below
+	}
+	return w.see(ctx, &part)
+}
+
+// below takes what the layers below the top say of [off, end), which it defers.
+func (w *walker) below(ctx context.Context, c *cursor, off, end int64) error {
+	for off < end && !w.stopped {
+		m, err := c.resolve(ctx, off, end)
+		if err != nil {
+			return err
+		}
+		off = m.End()
+		if err := w.see(ctx, &m); err != nil {
+			return err
 		}
 	}
-	if w.opt.TopOnly {
-		return c.layerAt(ctx, 0, off, end)
-	}
-	return c.resolve(ctx, off, end)
+	return nil
 }
 
 // free reports whether a mapping of the top layer says all there is to say.
@@ -100,16 +145,12 @@ func (w *walker) free(m *storage.Mapping) bool {
 
 // volunteered fetches at off and returns where the volunteered range begins.
 func (w *walker) volunteered(ctx context.Context, c *cursor, off int64) (int64, error) {
-	if _, err := c.layerAt(ctx, 0, off, w.d.Size()); err != nil {
+	i, err := c.locate(ctx, 0, off, w.d.Size())
+	if err != nil {
 		return off, err
 	}
-	list := &c.lists[0]
-	for i := list.Find(off); i >= 0; i-- {
-		m := list.At(i)
-		if !w.free(m) {
-			break
-		}
-		off = min(off, m.Offset)
+	for list := &c.lists[0]; i >= 0 && w.free(list.At(i)); i-- {
+		off = min(off, list.At(i).Offset)
 	}
 	return off, nil
 }
@@ -122,24 +163,37 @@ func (w *walker) volunteerAfter(ctx context.Context, c *cursor, off int64) error
 		if i < 0 || !w.free(list.At(i)) {
 			break
 		}
-		m, err := w.next(ctx, c, off, list.At(i).End())
-		if err != nil {
+		if err := w.top(ctx, list.At(i), off, list.At(i).End()); err != nil {
 			return err
 		}
-		off = m.End()
-		if err := w.see(ctx, &m); err != nil {
-			return err
-		}
+		off = list.At(i).End()
 	}
 	return nil
+}
+
+// looksThrough reports whether the map looks through the layer at depth.
+func (w *walker) looksThrough(ctx context.Context, depth int16) (bool, error) {
+	if w.through[depth] == looksUnknown {
+		w.through[depth] = looksAt
+		if p := w.d.layers[depth].prealloc; p != nil {
+			through, err := p.LooksPreallocated(ctx)
+			if err != nil {
+				return false, err
+			}
+			if through {
+				w.through[depth] = looksThrough
+			}
+		}
+	}
+	return w.through[depth] == looksThrough, nil
 }
 
 // see looks through m to its file where that is due, and takes the result.
 func (w *walker) see(ctx context.Context, m *storage.Mapping) error {
 	m.Flags &= storage.Compressed | storage.Encrypted
 	const data = storage.Local | storage.Alloc | storage.OffsetValid
-	if p := w.d.layers[m.Depth].prealloc; p != nil && m.Status == data {
-		through, err := p.LooksPreallocated(ctx)
+	if m.Status == data {
+		through, err := w.looksThrough(ctx, m.Depth)
 		if err != nil {
 			return err
 		}
