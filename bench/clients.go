@@ -80,7 +80,7 @@ func drain(ctx context.Context, address string, want int64, headers ...string) e
 // count reads to the end, and returns how much came, beside what was read
 // before, and the last five bytes.
 func count(r io.Reader, before int64) (n int64, last string, err error) {
-	buf := make([]byte, 1<<20)
+	buf := make([]byte, 256<<10)
 	var tail []byte
 	for n = before; ; {
 		got, err := r.Read(buf)

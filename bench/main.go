@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -43,15 +44,17 @@ func bench(ctx context.Context, only, scale, dir string, rounds int) error {
 	defer s.close()
 	fmt.Println(machine(ctx))
 	var results table
+	defer func() { // what there is, if a work fails
+		fmt.Println()
+		results.print(os.Stdout)
+	}()
 	for _, w := range works() {
 		if !strings.Contains(w.name, only) {
 			continue
 		}
 		if err := w.run(ctx, s, &results); err != nil {
-			return fmt.Errorf("%s: %w", w.name, err)
+			return errors.Join(fmt.Errorf("%s: %w", w.name, err), s.logs())
 		}
 	}
-	fmt.Println()
-	results.print(os.Stdout)
 	return nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -36,7 +37,7 @@ func (s *setup) serveFresh(ctx context.Context) (*extentd, error) {
 	if err != nil {
 		return nil, err
 	}
-	log, err := os.Create(filepath.Join(s.dir, "extentd.log"))
+	log, err := os.CreateTemp(s.dir, "extentd-*.log")
 	if err != nil {
 		return nil, err
 	}
@@ -57,6 +58,18 @@ func (s *setup) serveFresh(ctx context.Context) (*extentd, error) {
 			return nil, fmt.Errorf("extentd does not start: %w\n%s", err, text)
 		}
 	}
+}
+
+// logs are what the servers wrote, as an error.
+func (s *setup) logs() error {
+	names, _ := filepath.Glob(filepath.Join(s.dir, "extentd-*.log"))
+	var all []error
+	for _, name := range names {
+		if text, err := os.ReadFile(name); err == nil {
+			all = append(all, fmt.Errorf("%s:\n%s", filepath.Base(name), text))
+		}
+	}
+	return errors.Join(all...)
 }
 
 // data is the URL of an image's bytes.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"math"
 
 	"github.com/extentd/extentd/storage"
 )
@@ -53,7 +52,9 @@ type walker struct {
 	pending storage.Mapping // Length 0: none
 	stopped bool            // the consumer has had enough
 	through []looks         // what a layer's LooksPreallocated said, by depth
-	beneath storage.ExtentList
+
+	beneath   storage.ExtentList // what a node said last, when looked through to
+	beneathOf *storage.Node      // which one, nil for none
 }
 
 // looks says whether a map looks through a layer to its file.
@@ -206,18 +207,17 @@ func (w *walker) see(ctx context.Context, m *storage.Mapping) error {
 }
 
 // seeThrough splits a data mapping by what its file says: where the file has a
-// hole the guest reads zeros.
+// hole, or has ended, the guest reads zeros.
 func (w *walker) seeThrough(ctx context.Context, m *storage.Mapping) error {
-	size, err := m.Node.Size(ctx)
-	if err != nil {
-		return err
-	}
 	for m.Length > 0 && !w.stopped {
-		part := *m
-		if m.NodeOffset >= size {
-			part.Status = storage.Local | storage.Zero | storage.OffsetValid
-		} else if part.Length, part.Status, err = w.beneathAt(ctx, m, size); err != nil {
+		child, err := w.beneathAt(ctx, m)
+		if err != nil {
 			return err
+		}
+		part := *m
+		part.Length = min(m.Length, child.End()-m.NodeOffset)
+		if child.Status.Has(storage.Zero) {
+			part.Status = storage.Local | storage.OffsetValid | child.Status&(storage.Zero|storage.Alloc)
 		}
 		w.take(&part)
 		m.Offset += part.Length
@@ -227,24 +227,35 @@ func (w *walker) seeThrough(ctx context.Context, m *storage.Mapping) error {
 	return nil
 }
 
-// beneathAt asks the node of m for its first extent there.
-func (w *walker) beneathAt(ctx context.Context, m *storage.Mapping, size int64) (int64, storage.Status, error) {
+// beneathAt is what the node of m says at its offset. The last answer is kept:
+// one hole of a file lies below many clusters, and asking costs a system call.
+func (w *walker) beneathAt(ctx context.Context, m *storage.Mapping) (*storage.Mapping, error) {
 	lo := m.NodeOffset
-	w.beneath.ResetWindow(lo, lo+1)
-	if err := m.Node.Extents(ctx, lo, min(m.Length, size-lo), &w.beneath); err != nil {
-		return 0, 0, err
+	if w.beneathOf == m.Node {
+		if i := w.beneath.Find(lo); i >= 0 {
+			return w.beneath.At(i), nil
+		}
+	}
+	w.beneathOf = nil
+	size, err := m.Node.Size(ctx)
+	if err != nil {
+		return nil, err
+	}
+	w.beneath.ResetWindow(lo, lo+1) // the rest of the extent comes along
+	if lo >= size {
+		err = w.beneath.Add(storage.Mapping{Offset: lo, Length: m.Length, Status: storage.Zero})
+	} else {
+		err = m.Node.Extents(ctx, lo, min(m.Length, size-lo), &w.beneath)
+	}
+	if err != nil {
+		return nil, err
 	}
 	i := w.beneath.Find(lo)
 	if i < 0 {
-		return 0, 0, fmt.Errorf("%s: %w: no extent at %d", m.Node.Name(), storage.ErrContract, lo)
+		return nil, fmt.Errorf("%s: %w: no extent at %d", m.Node.Name(), storage.ErrContract, lo)
 	}
-	child := *w.beneath.At(i)
-	child.Clip(lo, math.MaxInt64)
-	status := m.Status
-	if child.Status.Has(storage.Zero) {
-		status = storage.Local | storage.OffsetValid | child.Status&(storage.Zero|storage.Alloc)
-	}
-	return min(child.Length, m.Length), status, nil
+	w.beneathOf = m.Node
+	return w.beneath.At(i), nil
 }
 
 // take merges m into what is pending, or yields that and keeps m.
