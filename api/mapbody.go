@@ -107,7 +107,7 @@ func (b *mapBody) writeTo(w http.ResponseWriter) error {
 
 // A mapWriter encodes a map into the pieces of a body.
 type mapWriter struct {
-	ctx     context.Context //nolint:containedctx // it is that of one walk
+	ctx     context.Context // it is that of one walk
 	body    *mapBody
 	q       extentQuery
 	encoder encoder

@@ -20,7 +20,7 @@ const (
 // An ahead unpacks compressed units before they are asked for, on all cores.
 // It belongs to a queue, which stops it.
 type ahead struct {
-	ctx    context.Context //nolint:containedctx // of the stream, ended by stop
+	ctx    context.Context // of the stream, ended by stop
 	cancel context.CancelFunc
 	work   chan *job
 	wg     sync.WaitGroup

@@ -38,7 +38,7 @@ type Piece struct {
 // goroutine; Close must be called, and waits for the stream's own goroutines.
 type Stream struct {
 	d      *Device
-	ctx    context.Context //nolint:containedctx // io.Reader has no room for one
+	ctx    context.Context // io.Reader has no room for one
 	off    int64           // first byte that has not been handed out
 	end    int64
 	buf    *[]byte // pooled
