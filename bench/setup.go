@@ -13,7 +13,7 @@ import (
 // A setup is what the works share: the binary, the data, and the running
 // servers. Data is made when a work first asks for it.
 type setup struct {
-	ctx    context.Context //nolint:containedctx // of the whole run; ends the servers
+	ctx    context.Context // of the whole run; ends the servers
 	dir    string          // removed at the end
 	images string          // in dir: what extentd and nginx serve
 	memory string          // a directory on tmpfs, removed at the end
