@@ -10,8 +10,8 @@ import (
 
 // An encoder writes extents as JSON. What stands between the numbers depends on
 // few things, of which a map has few combinations, so each is written once and
-// copied after that, together with the length, which seldom changes. It costs
-// less than a tenth of encoding/json. It belongs to one goroutine.
+// copied after that, together with the length, which seldom changes. It belongs
+// to one goroutine.
 type encoder struct {
 	fragments [32]fragment
 }

@@ -213,11 +213,11 @@ func (m *MemFile) usable() error {
 
 // begin is what every operation does before it takes the lock.
 func (m *MemFile) begin(ctx context.Context, kind OpKind, off, n int64) (Op, error) {
-	op := Op{Kind: kind, Offset: off, Length: n}
-	err := ctx.Err()
-	if err == nil && m.hook != nil {
-		err = m.hook(ctx, &op)
+	if err := ctx.Err(); err != nil || m.hook == nil {
+		return Op{Kind: kind, Offset: off, Length: n}, err // not below: that Op is allocated
 	}
+	op := Op{Kind: kind, Offset: off, Length: n}
+	err := m.hook(ctx, &op)
 	return op, err
 }
 
