@@ -30,6 +30,21 @@ var (
 	ErrBusy = errors.New("in use by another process")
 	// ErrNotFound: no such file or image.
 	ErrNotFound = errors.New("not found")
+	// ErrExists: there is such a file or image already.
+	ErrExists = errors.New("exists already")
+	// ErrReadOnly: the image, or the server, is not to be written to.
+	ErrReadOnly = errors.New("read-only")
+	// ErrConflict: the state does not allow it: blocks that are mapped already,
+	// a range that somebody has claimed, a file that another image needs.
+	ErrConflict = errors.New("conflict")
+	// ErrNoSpace: the file system, or the format, has no room left.
+	ErrNoSpace = errors.New("no space left")
+	// ErrOutOfService: metadata could not be written, or a sync failed. What is
+	// on disk is consistent; the image must be opened anew.
+	ErrOutOfService = errors.New("image is out of service after a failed write")
+	// ErrInvalid: an option cannot have this value. The error is an
+	// *InvalidError.
+	ErrInvalid = errors.New("invalid option")
 	// ErrClosed: the mapper or node has been closed.
 	ErrClosed = errors.New("closed")
 	// ErrContract: a mapper or node broke the rules of this package; it is a
@@ -49,6 +64,17 @@ func (e *MisalignedError) Error() string {
 }
 
 func (e *MisalignedError) Unwrap() error { return ErrMisaligned }
+
+// An InvalidError says which option has a value that it cannot have, alone or
+// beside the others. It wraps [ErrInvalid].
+type InvalidError struct {
+	Field  string // as in the HTTP contract: cluster_size
+	Detail string // what it is and must be: "is 1000, must be a power of two from 512 to 2097152"
+}
+
+func (e *InvalidError) Error() string { return e.Field + " " + e.Detail }
+
+func (e *InvalidError) Unwrap() error { return ErrInvalid }
 
 // MaxSize is the largest size of an image or file: 2 EiB, the most that a
 // qcow2 image can describe. It leaves room to add two offsets without overflow.

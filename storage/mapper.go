@@ -3,9 +3,10 @@ package storage
 import "context"
 
 // A Mapper is one image layer: the map from guest blocks to where they live.
-// It does no data I/O. Fetch is safe for concurrent use.
+// It does no data I/O. Fetch is safe for concurrent use. One whose map can be
+// changed is a [WritableMapper].
 type Mapper interface {
-	// Size is the virtual size in bytes, 0 to [MaxSize].
+	// Size is the virtual size in bytes, 0 to [MaxSize]. A resize changes it.
 	Size() int64
 	// Fetch appends mappings that cover [off, off+n) to into, contiguously:
 	// from at or before off to at or after off+n. Metadata that it had to
@@ -14,8 +15,9 @@ type Mapper interface {
 	// [ErrOutOfRange]. Nothing that it appends reaches past the size. On an
 	// error the list's content is undefined.
 	Fetch(ctx context.Context, off, n int64, into *ExtentList) error
-	// Close releases what the mapper holds, but not the nodes it was given.
-	// A fetch after it fails with [ErrClosed].
+	// Close releases what the mapper holds, but not the nodes it was given; one
+	// that was written to is flushed and marked clean first, and an error says
+	// that this failed. A fetch after it fails with [ErrClosed].
 	Close() error
 }
 
