@@ -14,10 +14,11 @@ func CheckMapper(m Mapper) Mapper { return checkedMapper{m} }
 type checkedMapper struct{ Mapper }
 
 func (c checkedMapper) Fetch(ctx context.Context, off, n int64, into *ExtentList) error {
+	before := c.Size()
 	if err := c.Mapper.Fetch(ctx, off, n, into); err != nil {
 		return err
 	}
-	return CheckFetch(into, off, n, c.Size())
+	return CheckFetch(into, off, n, max(before, c.Size())) // it may have been resized meanwhile
 }
 
 // CheckFetch verifies the answer of a format driver of the given size to a

@@ -150,9 +150,11 @@ const (
 	// bytes, and its blocks are freed. Where the format cannot say so it fails
 	// with [ErrUnsupported] (qcow2 version 2 with a backing).
 	ToUnmapped
-	// ToZero reads as zeros, and frees the blocks.
+	// ToZero reads as zeros, and frees the blocks. Where the format cannot say
+	// so it fails as ToUnmapped does, and the caller writes zeros.
 	ToZero
-	// ToAnchored reads as zeros, and keeps the blocks that are there.
+	// ToAnchored reads as zeros, and keeps the blocks that are there. Where the
+	// format cannot say so it fails likewise.
 	ToAnchored
 )
 

@@ -2,6 +2,7 @@ package test
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
@@ -232,3 +233,25 @@ func (m *maker) peek(file string, off int64, n int) []byte {
 
 func be32(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }
 func be64(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }
+
+// stdout runs a command in the directory and returns what it prints there.
+func (m *maker) stdout(name string, args ...string) (string, error) {
+	m.log = append(m.log, strings.Join(append([]string{name}, args...), " "))
+	cmd := exec.Command(name, args...)
+	cmd.Dir = m.dir
+	out, err := cmd.Output()
+	return string(out), err
+}
+
+// exitCode is that of a command that failed, 0 of one that did not, and -1 of
+// one that did not run or was killed.
+func exitCode(err error) int {
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return exit.ExitCode()
+	}
+	return -1
+}

@@ -30,7 +30,7 @@ func TestWalkLooksThrough(t *testing.T) {
 			return nil
 		},
 	}), storage.NodeOptions{Check: true})
-	node.File().(*storagetest.MemFile).Write(make([]byte, 8*unitSize), 16*unitSize)
+	node.File().(*storagetest.MemFile).Put(make([]byte, 8*unitSize), 16*unitSize)
 	const data = storage.Local | storage.Alloc | storage.OffsetValid
 	table := &tableMapper{size: blocks * unitSize}
 	for off := int64(0); off < table.size; off += unitSize {

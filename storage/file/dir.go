@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/extentd/extentd/storage"
 )
@@ -116,8 +117,9 @@ func (d *Dir) Rel(abs string) (string, bool) {
 }
 
 // Names are the names of the regular files and block devices that lie directly
-// in the directory, and of links to such inside it, sorted. want, where not
-// nil, is asked first: what it does not want costs no system call.
+// in the directory, and of links to such inside it, sorted. Those that begin with
+// a dot are left out: a [Draft] has such a name. want, where not nil, is asked
+// first: what it does not want costs no system call.
 func (d *Dir) Names(ctx context.Context, want func(name string) bool) ([]string, error) {
 	names, err := d.names(ctx, want)
 	if err != nil {
@@ -140,7 +142,7 @@ func (d *Dir) names(ctx context.Context, want func(name string) bool) ([]string,
 		}
 		entries, err := f.ReadDir(256)
 		for _, e := range entries {
-			if (want == nil || want(e.Name())) && d.lists(e) {
+			if !strings.HasPrefix(e.Name(), ".") && (want == nil || want(e.Name())) && d.lists(e) {
 				names = append(names, e.Name())
 			}
 		}

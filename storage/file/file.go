@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -21,17 +22,27 @@ type Options struct {
 	Lock Lock
 }
 
-// A File is a regular file or block device that is open for reading. Safe for
-// concurrent use; what is called after Close fails with [storage.ErrClosed].
+// A File is a regular file or block device that is open for reading, and for
+// writing once [File.StartWriting] has succeeded. Safe for concurrent use; what
+// is called after Close fails with [storage.ErrClosed].
 type File struct {
 	f       *os.File
 	seeks   io.Seeker   // f; tests put another in its place
 	noHoles atomic.Bool // the file system cannot tell holes from data
+
+	in   tree // where the file was found, and under which name, a path of the host perhaps
+	name string
+	lock Lock // as it was opened
+
+	w      atomic.Pointer[writer] // nil until writing has started
+	mu     sync.Mutex             // held while writing starts, and by Close
+	closed atomic.Bool            // set with mu held
 }
 
 var (
-	_ storage.File = (*File)(nil)
-	_ syscall.Conn = (*File)(nil)
+	_ storage.File   = (*File)(nil)
+	_ storage.Writer = (*File)(nil)
+	_ syscall.Conn   = (*File)(nil)
 )
 
 // Open opens a file that the operator named, following links wherever they
@@ -60,6 +71,10 @@ func (host) OpenFile(name string, flag int, perm os.FileMode) (*os.File, error) 
 	return os.OpenFile(name, flag, perm)
 }
 
+// openFlags keep the open of something unexpected from blocking, and from
+// making it this process's terminal.
+const openFlags = syscall.O_NONBLOCK | syscall.O_NOCTTY
+
 // open looks at what it opens before and after: before, so that nothing happens
 // to a device that is not served; after, because the name may lead elsewhere by
 // then.
@@ -70,20 +85,20 @@ func open(ctx context.Context, in tree, name string, opt Options) (*File, error)
 	if _, err := stat(in, name); err != nil {
 		return nil, err
 	}
-	f, err := in.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
+	f, err := in.OpenFile(name, os.O_RDONLY|openFlags, 0)
 	if err != nil {
 		return nil, openError(err)
 	}
-	if err := settle(f, opt); err != nil {
+	if err := settle(f, opt.Lock); err != nil {
 		_ = f.Close() // it was never used, and the first error says more
 		return nil, err
 	}
-	return &File{f: f, seeks: f}, nil
+	return &File{f: f, seeks: f, in: in, name: name, lock: opt.Lock}, nil
 }
 
 // settle checks what was opened, and makes it ready for use: not blocking was for
 // the open alone, and file systems in user space may take it seriously.
-func settle(f *os.File, opt Options) error {
+func settle(f *os.File, lock Lock) error {
 	info, err := f.Stat()
 	if err != nil {
 		return bare(err)
@@ -98,7 +113,7 @@ func settle(f *os.File, opt Options) error {
 	var failed error
 	err = conn.Control(func(fd uintptr) {
 		if failed = syscall.SetNonblock(int(fd), false); failed == nil {
-			failed = opt.Lock.take(fd, unix.FcntlFlock)
+			failed = lock.take(fd, unix.FcntlFlock)
 		}
 	})
 	return errors.Join(bare(err), failed)
@@ -164,5 +179,14 @@ func (f *File) SyscallConn() (syscall.RawConn, error) {
 	return conn, bare(err)
 }
 
-// Close closes the file and releases its lock.
-func (f *File) Close() error { return bare(f.f.Close()) }
+// Close closes the file and releases its lock. It makes nothing durable.
+func (f *File) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed.Store(true)
+	var err error
+	if w := f.w.Load(); w != nil && w.f != f.f {
+		err = w.f.Close() // first, so that the lock outlives it
+	}
+	return bare(errors.Join(err, f.f.Close()))
+}

@@ -12,7 +12,10 @@ import (
 
 // An Identity says which file something is, and in which state: it changes
 // whenever the file is replaced, written to or resized, as far as the file
-// system's clock can tell the times apart. Comparable.
+// system's clock can tell the times apart. Writing to it here changes it as any
+// other writing does: the one to keep is that of after the last write, and on
+// network file systems of after the last flush. Opening for writing changes
+// nothing. Comparable.
 type Identity struct {
 	// Dev and Ino are the file's. A block device has its own number as Dev
 	// and 0 as Ino, whichever name it was found under.

@@ -29,7 +29,7 @@ func (m *meter) hook(_ context.Context, op *storagetest.Op) error {
 func metered(t testing.TB, content []byte, hook storagetest.Hook, opt qcow2.Options) *qcow2.Image {
 	t.Helper()
 	file := storagetest.NewMemFileWith(storagetest.MemOptions{Hook: hook})
-	file.Write(content, 0)
+	file.Put(content, 0)
 	i, err := qcow2.Open(t.Context(), storage.NewNode("image", file, storage.NodeOptions{}), opt)
 	if err != nil {
 		t.Fatal(err)

@@ -271,7 +271,7 @@ func TestReadErrors(t *testing.T) {
 	for nth := int64(1); ; nth++ {
 		hook := storagetest.FailNth(storagetest.OpRead, nth, failure)
 		file := storagetest.NewMemFileWith(storagetest.MemOptions{Hook: hook})
-		file.Write(content, 0)
+		file.Put(content, 0)
 		i, err := qcow2.Open(t.Context(), storage.NewNode("image", file, storage.NodeOptions{}), qcow2.Options{})
 		if err == nil {
 			var l storage.ExtentList
@@ -302,7 +302,7 @@ func TestBlockSizes(t *testing.T) {
 	for _, minimum := range []int64{1, 512, 4096, 65536} {
 		t.Run(fmt.Sprint(minimum), func(t *testing.T) {
 			file := storagetest.NewMemFileWith(storagetest.MemOptions{Limits: storage.Limits{Minimum: minimum}})
-			file.Write(content, 0)
+			file.Put(content, 0)
 			i, err := qcow2.Open(t.Context(), storage.NewNode("image", file, storage.NodeOptions{}), qcow2.Options{})
 			if err != nil {
 				t.Fatal(err)

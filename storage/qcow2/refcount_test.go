@@ -126,7 +126,7 @@ func TestPreallocationErrors(t *testing.T) {
 		return g.hook(ctx, op)
 	}
 	mem := storagetest.NewMemFileWith(storagetest.MemOptions{Hook: hook})
-	mem.Write(withRefcounts(4, func(int) bool { return true }), 0)
+	mem.Put(withRefcounts(4, func(int) bool { return true }), 0)
 	file := &allocatedFile{File: mem, err: failure}
 	i, err := qcow2.Open(t.Context(), storage.NewNode("image", file, storage.NodeOptions{}), qcow2.Options{})
 	if err != nil {

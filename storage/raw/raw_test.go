@@ -33,6 +33,16 @@ func TestConformance(t *testing.T) {
 	})
 }
 
+func TestWritableConformance(t *testing.T) {
+	storagetest.TestWritableMapper(t, func(_ *testing.T, size int64) func(t *testing.T) storagetest.WritableImage {
+		f := storagetest.NewMemFileWith(storagetest.MemOptions{Size: size, Limits: storage.Limits{MaxZero: 64 << 20}})
+		return func(t *testing.T) storagetest.WritableImage {
+			i, _ := open(t, f)
+			return i
+		}
+	})
+}
+
 // stub answers with a fixed size, and with extents of its own choice.
 type stub struct {
 	storage.File
@@ -196,8 +206,8 @@ func TestFileChangesSize(t *testing.T) {
 		return l, storage.CheckMapper(i).Fetch(t.Context(), off, n, l)
 	}
 
-	f.Truncate(2 * size)
-	f.Write([]byte{1}, size)
+	f.SetSize(2 * size)
+	f.Put([]byte{1}, size)
 	if l, err := fetch(0, size); err != nil || l.End() != size || i.Size() != size {
 		t.Errorf("after growth the image is %d bytes, and its map ends at %d, %v", i.Size(), l.End(), err)
 	}
@@ -205,7 +215,7 @@ func TestFileChangesSize(t *testing.T) {
 		t.Errorf("Fetch past the image = %v", err)
 	}
 
-	f.Truncate(size / 2)
+	f.SetSize(size / 2)
 	if _, err := fetch(0, size/2); err != nil {
 		t.Errorf("Fetch of what is left = %v", err)
 	}
@@ -249,7 +259,7 @@ func TestDirect(t *testing.T) {
 func TestFetchAllocations(t *testing.T) {
 	f := storagetest.NewMemFile(nil)
 	for off := int64(0); off < 1000; off++ {
-		f.Write([]byte{1}, 2*off*storagetest.PageSize)
+		f.Put([]byte{1}, 2*off*storagetest.PageSize)
 	}
 	i, _ := open(t, f)
 	var l storage.ExtentList

@@ -1,8 +1,10 @@
 // Package storagetest holds what the tests of mappers and files share: the
-// conformance suite that every one of them passes, and an in-memory file with
-// holes and faults.
+// conformance suites that every one of them passes, an in-memory file with holes
+// and faults, and a journal of what is written, from which a crash at any time
+// can be played.
 //
-// The suite tests what the contracts of package storage promise, from the
-// outside. It does not test what a format or a file system adds to them: exact
-// boundaries of holes, locks, damaged metadata.
+// The suites test what the contracts of package storage promise, from the
+// outside. They do not test what a format or a file system adds to them: exact
+// boundaries of holes, locks, damaged metadata. What outlasts a crash is tested
+// with a [Journal].
 package storagetest

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math"
 	"sync"
 
 	"github.com/extentd/extentd/storage"
@@ -21,6 +20,9 @@ type MemOptions struct {
 	// Limits are what the file answers, 0 for "pick a default". They are not
 	// enforced: that is the node's task.
 	Limits storage.Limits
+	// Litter is what a trimmed byte reads as, where it was data before: what
+	// relies on zeros there is wrong. Default: 0, and whole pages are holes.
+	Litter byte
 	// Hook is called before every operation. Default: none.
 	Hook Hook
 }
@@ -29,21 +31,33 @@ type MemOptions struct {
 // been written to it. Safe for concurrent use.
 type MemFile struct {
 	limits storage.Limits
+	litter byte
 	hook   Hook
 
 	mu     sync.RWMutex // protects all below
 	size   int64
-	pages  map[int64]*[PageSize]byte // by offset; what is not here is a hole
+	pages  map[int64]*page // by offset; what is not here is a hole
 	closed bool
+
+	record func(change) // called with mu held, for a Journal
 }
 
-var _ storage.File = (*MemFile)(nil)
+// A page may be shared between files, and is not changed any more then.
+type page struct {
+	bytes  [PageSize]byte
+	shared bool // set before another file has it, and never taken back
+}
+
+var (
+	_ storage.File   = (*MemFile)(nil)
+	_ storage.Writer = (*MemFile)(nil)
+)
 
 // NewMemFile returns a file with the content. The pages that lie wholly inside
 // a hole take no memory, and the rest of a hole is zeroed.
 func NewMemFile(content []byte, holes ...Range) *MemFile {
 	m := NewMemFileWith(MemOptions{})
-	m.Write(content, 0)
+	m.Put(content, 0)
 	for _, h := range holes {
 		m.Punch(h.Offset, h.Length)
 	}
@@ -52,51 +66,7 @@ func NewMemFile(content []byte, holes ...Range) *MemFile {
 
 // NewMemFileWith returns a file that is one hole.
 func NewMemFileWith(opt MemOptions) *MemFile {
-	return &MemFile{limits: opt.Limits, hook: opt.Hook, size: opt.Size, pages: map[int64]*[PageSize]byte{}}
-}
-
-// Write puts p at off and makes the file longer where it must be.
-func (m *MemFile) Write(p []byte, off int64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.size = max(m.size, off+int64(len(p)))
-	for len(p) > 0 {
-		within := off % PageSize
-		page := m.pages[off-within]
-		if page == nil {
-			page = new([PageSize]byte)
-			m.pages[off-within] = page
-		}
-		n := copy(page[within:], p)
-		p, off = p[n:], off+int64(n)
-	}
-}
-
-// Punch makes a hole of the pages that lie wholly inside [off, off+n), and
-// zeros the rest of it.
-func (m *MemFile) Punch(off, n int64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for end := off + min(n, m.size-off); off < end; {
-		within := off % PageSize
-		till := min(end, off-within+PageSize)
-		switch page := m.pages[off-within]; {
-		case page == nil:
-		case within == 0 && (till-off == PageSize || till == m.size):
-			delete(m.pages, off)
-		default:
-			clear(page[within : within+till-off])
-		}
-		off = till
-	}
-}
-
-// Truncate makes the file shorter, or longer by a hole.
-func (m *MemFile) Truncate(size int64) {
-	m.Punch(size, math.MaxInt64-size)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.size = size
+	return &MemFile{limits: opt.Limits, litter: opt.Litter, hook: opt.Hook, size: opt.Size, pages: map[int64]*page{}}
 }
 
 // Size is the size in bytes now.
@@ -141,7 +111,7 @@ func (m *MemFile) read(p []byte, off int64) (n int, err error) {
 		within := (off + int64(n)) % PageSize
 		to := p[n:min(len(p), n+int(PageSize-within))]
 		if page := m.pages[off+int64(n)-within]; page != nil {
-			copy(to, page[within:])
+			copy(to, page.bytes[within:])
 		} else {
 			clear(to)
 		}

@@ -25,11 +25,17 @@ func TestMemFileConformance(t *testing.T) {
 	})
 }
 
+func TestMemFileWriter(t *testing.T) {
+	storagetest.TestWriter(t, 1, func(_ *testing.T, size int64) storage.File {
+		return storagetest.NewMemFileWith(storagetest.MemOptions{Size: size, Litter: 0xdb})
+	})
+}
+
 func TestMemFileHoles(t *testing.T) {
 	const page = storagetest.PageSize
 	m := storagetest.NewMemFile(bytes.Repeat([]byte{1}, 4*page+100), storagetest.Range{Offset: page - 1, Length: page + 2})
 	m.Punch(4*page, 100) // the whole of the last page that there is
-	m.Write([]byte{1}, 6*page+5)
+	m.Put([]byte{1}, 6*page+5)
 	got := extents(t, m)
 	const data, hole = storage.Alloc | storage.OffsetValid, storage.Zero | storage.OffsetValid
 	want := []storage.Mapping{
@@ -72,7 +78,7 @@ func TestMemFileModel(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"write": func(t *rapid.T) {
 				p, off := rapid.SliceOfN(rapid.Byte(), 1, 9000).Draw(t, "p"), at.Draw(t, "off")
-				m.Write(p, off)
+				m.Put(p, off)
 				model = append(model, make([]byte, max(0, off+int64(len(p))-int64(len(model))))...)
 				copy(model[off:], p)
 			},
@@ -84,7 +90,7 @@ func TestMemFileModel(t *testing.T) {
 			},
 			"truncate": func(t *rapid.T) {
 				size := at.Draw(t, "size")
-				m.Truncate(size)
+				m.SetSize(size)
 				model = append(model, make([]byte, max(0, size-int64(len(model))))...)[:size]
 			},
 			"": func(t *rapid.T) {
@@ -111,8 +117,8 @@ func TestFaults(t *testing.T) {
 	m := storagetest.NewMemFileWith(storagetest.MemOptions{Size: 1 << 20, Hook: storagetest.Hooks(
 		storagetest.FailNth(storagetest.OpRead, 2, broken),
 		storagetest.FailNth(storagetest.OpExtents, 1, broken),
-		storagetest.ShortNth(2, 10, io.ErrUnexpectedEOF), // the second that gets so far: the third
-		storagetest.ShortNth(2, 20, nil),                 // likewise: the fourth
+		storagetest.ShortNth(storagetest.OpRead, 2, 10, io.ErrUnexpectedEOF), // the second that gets so far: the third
+		storagetest.ShortNth(storagetest.OpRead, 2, 20, nil),                 // likewise: the fourth
 	)})
 	for i, want := range []struct {
 		n   int

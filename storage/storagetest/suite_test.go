@@ -189,12 +189,19 @@ func TestSuiteFindsMistakes(t *testing.T) {
 	} {
 		t.Run(mistake, func(t *testing.T) {
 			t.Parallel()
-			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestWithMistake$", "-test.failfast", "-rapid.nofailfile")
-			cmd.Env = append(os.Environ(), mistakes+"="+mistake)
-			out, err := cmd.CombinedOutput()
-			if err == nil || !bytes.Contains(out, []byte("FAIL")) && !bytes.Contains(out, []byte("panic: overflow")) {
-				t.Errorf("the suite finds nothing: %v: %s", err, out)
-			}
+			findMistake(t, "TestWithMistake", mistake)
 		})
 	}
+}
+
+// findMistake runs a test with a mistake, which must make it fail.
+func findMistake(t *testing.T, test, mistake string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+test+"$", "-test.failfast", "-rapid.nofailfile")
+	cmd.Env = append(os.Environ(), mistakes+"="+mistake)
+	out, err := cmd.CombinedOutput()
+	if err == nil || !bytes.Contains(out, []byte("FAIL")) && !bytes.Contains(out, []byte("panic: overflow")) {
+		t.Fatalf("the suite finds nothing: %v: %s", err, out)
+	}
+	t.Logf("found: %.1000s", out)
 }
