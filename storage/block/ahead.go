@@ -20,6 +20,7 @@ const (
 // An ahead unpacks compressed units before they are asked for, on all cores.
 // It belongs to a queue, which stops it.
 type ahead struct {
+	d      *Device
 	ctx    context.Context // of the stream, ended by stop
 	cancel context.CancelFunc
 	work   chan *job
@@ -29,16 +30,16 @@ type ahead struct {
 	spare  []*job // used again
 }
 
-func newAhead(ctx context.Context) *ahead {
+func newAhead(ctx context.Context, d *Device) *ahead {
 	workers := min(runtime.GOMAXPROCS(0), maxWorkers)
-	a := &ahead{most: 2*workers + 1}
+	a := &ahead{d: d, most: 2*workers + 1}
 	a.work = make(chan *job, a.most+1)
 	a.ctx, a.cancel = context.WithCancel(ctx)
 	for range workers {
 		a.wg.Go(func() {
 			var packed []byte
 			for j := range a.work {
-				j.err = j.unpack(a.ctx, &packed)
+				j.err = j.make(a.ctx, a.d, &packed)
 				j.ready <- struct{}{}
 			}
 		})
@@ -104,14 +105,28 @@ func (j *job) data() []byte {
 	return j.out[skip : skip+last.End()-first.Offset]
 }
 
-// unpack reads the packed bytes of all items, at once where they lie side by
-// side, and unpacks each.
-func (j *job) unpack(ctx context.Context, buf *[]byte) error {
+// make fills out. It pins the layer for itself, since who found the items has
+// returned its pin. They are good if nothing could be written until then; else
+// what is there is looked up anew.
+func (j *job) make(ctx context.Context, d *Device, buf *[]byte) error {
 	if n := int64(len(j.items)) * j.unit; int64(cap(j.out)) < n {
 		j.out = make([]byte, n)
 	} else {
 		j.out = j.out[:n]
 	}
+	if p := d.layers[j.items[0].Depth].pinner; p != nil {
+		pin := p.Pin()
+		defer p.Unpin(pin)
+	}
+	if d.Writable() {
+		return d.readAt(ctx, j.data(), j.items[0].Offset)
+	}
+	return j.unpack(ctx, buf)
+}
+
+// unpack reads the packed bytes of all items, at once where they lie side by
+// side, and unpacks each.
+func (j *job) unpack(ctx context.Context, buf *[]byte) error {
 	lo, hi, together := j.span()
 	var packed []byte
 	var err error

@@ -1,15 +1,21 @@
 // Package block composes I/O over mappers: it resolves a chain of layers into
-// one map, and reads what the map says, for every format in one place.
+// one map, reads what the map says, and writes by reserving, filling and mapping
+// blocks, for every format in one place.
 //
 // A resolved map is exact at the time of the fetch. A read of several pieces is
-// not a snapshot: each piece is as of its own time. No lock is held while data
-// is read, and nothing is allocated for each extent or block.
+// not a snapshot: each piece is as of its own time, and of each block it sees
+// either all or nothing of an update of the map; a write in place is no more
+// atomic than the node's. No lock is held while data is read, writes of
+// different blocks go on side by side, and nothing is allocated for each extent
+// or block.
 package block
 
 import (
 	"context"
 	"fmt"
+	"math/bits"
 	"sync"
+	"sync/atomic"
 
 	"github.com/extentd/extentd/storage"
 )
@@ -25,32 +31,55 @@ type Options struct {
 	// Check verifies every fetch of every layer against the vocabulary's
 	// truth tables. Default: false.
 	Check bool
+	// Changing is called right before the first effect of every mutation, and
+	// again after its last, also when it failed. mapping tells that the map may
+	// have changed too. Concurrent. Default: nobody is told.
+	Changing func(mapping bool)
 }
 
 const defaultUnpackedCache = 16 << 20
 
 // A Device is a chain of layers, the top first, each the backing of the one
-// before. It reads. Safe for concurrent use.
+// before. It reads, and after [Device.StartWriting] it writes to the top layer.
+// Safe for concurrent use.
 type Device struct {
-	layers   []layer
-	nodes    []*storage.Node
-	top      storage.Limiter // of the top layer, nil where it leaves all to the defaults
-	cipher   string          // what encrypts a layer, "" for nothing
-	units    *unitCache
-	cursors  sync.Pool // of *cursor
-	packed   sync.Pool // of *[]byte, packed bytes on their way to an unpacker
-	limitsMu sync.Mutex
-	limits   *storage.Limits // nil until asked for; guarded by limitsMu
+	layers  []layer
+	nodes   []*storage.Node
+	top     storage.Limiter // of the top layer, nil where it leaves all to the defaults
+	cipher  string          // what encrypts a layer, "" for nothing
+	size    atomic.Int64    // of the top layer: as of the last resize that succeeded
+	units   *unitCache
+	cursors sync.Pool // of *cursor
+	packed  sync.Pool // of *[]byte, packed bytes on their way to an unpacker
+
+	limits   atomic.Pointer[storage.Limits] // nil until asked for
+	limitsMu sync.Mutex                     // held while they are
+
+	writable atomic.Bool            // stored once, after mapper and granule
+	mapper   storage.WritableMapper // the top layer; nil where it cannot be written to
+	resizer  storage.Resizer        // likewise
+	granule  storage.Units          // the top layer's
+	startMu  sync.Mutex             // held by StartWriting
+	locks    rangeLock              // on the guest's ranges
+	writers  sync.Pool              // of *writer
+	claims   claims
+	changing func(mapping bool) // Options.Changing, or nil
+	seen     atomic.Bool        // a map has looked through the top layer: bytes written in place may change it
 }
 
 // layer is a mapper and the optional abilities that were asserted on it once.
 type layer struct {
 	storage.Mapper
-	size     int64
+	size     int64 // of the top layer, when it was opened
 	unpacker storage.Unpacker
 	direct   director
 	prealloc preallocated
+	pinner   storage.Pinner
 }
+
+// plain is what a layer says of bytes that can be read, and where it may be
+// written to, overwritten, as they stand.
+const plain = storage.Local | storage.Alloc | storage.OffsetValid
 
 // An encryptor is a mapper that knows whether its data is cipher text.
 type encryptor interface {
@@ -75,8 +104,10 @@ func New(layers []storage.Mapper, opt Options) (*Device, error) {
 	if len(layers) == 0 {
 		return nil, fmt.Errorf("block: %w: a device without layers", storage.ErrContract)
 	}
-	d := &Device{nodes: opt.Nodes}
+	d := &Device{nodes: opt.Nodes, changing: opt.Changing}
 	d.top, _ = layers[0].(storage.Limiter)
+	d.mapper, _ = layers[0].(storage.WritableMapper)
+	d.resizer, _ = layers[0].(storage.Resizer)
 	for _, m := range layers {
 		l := layer{Mapper: m, size: m.Size()}
 		if l.size < 0 || l.size > storage.MaxSize {
@@ -85,6 +116,7 @@ func New(layers []storage.Mapper, opt Options) (*Device, error) {
 		l.unpacker, _ = m.(storage.Unpacker)
 		l.direct, _ = m.(director)
 		l.prealloc, _ = m.(preallocated)
+		l.pinner, _ = m.(storage.Pinner)
 		if e, ok := m.(encryptor); ok && d.cipher == "" {
 			d.cipher = e.Encryption()
 		}
@@ -96,14 +128,16 @@ func New(layers []storage.Mapper, opt Options) (*Device, error) {
 	if opt.UnpackedCache == 0 {
 		opt.UnpackedCache = defaultUnpackedCache
 	}
+	d.size.Store(d.layers[0].size)
 	d.units = newUnitCache(opt.UnpackedCache)
 	d.cursors.New = func() any { return newCursor(d) }
 	d.packed.New = func() any { return new([]byte) }
+	d.writers.New = func() any { return &writer{d: d} }
 	return d, nil
 }
 
 // Size is the virtual size in bytes: the top layer's.
-func (d *Device) Size() int64 { return d.layers[0].size }
+func (d *Device) Size() int64 { return d.size.Load() }
 
 // Depth is the number of layers.
 func (d *Device) Depth() int { return len(d.layers) }
@@ -111,10 +145,13 @@ func (d *Device) Depth() int { return len(d.layers) }
 // Limits are the strictest of the nodes' limits, with the preferred size of
 // the top layer. Asked for at the first call and kept.
 func (d *Device) Limits(ctx context.Context) (storage.Limits, error) {
+	if l := d.limits.Load(); l != nil {
+		return *l, nil
+	}
 	d.limitsMu.Lock()
 	defer d.limitsMu.Unlock()
-	if d.limits != nil {
-		return *d.limits, nil
+	if l := d.limits.Load(); l != nil {
+		return *l, nil
 	}
 	l, err := storage.ResolveLimits(ctx, d.top)
 	if err != nil {
@@ -132,10 +169,12 @@ func (d *Device) Limits(ctx context.Context) (storage.Limits, error) {
 		l.MaxZero = min(l.MaxZero, below.MaxZero)
 		l.MaxCache = min(l.MaxCache, below.MaxCache)
 	}
+	// What one node prefers may be more than another takes.
+	l.Preferred = min(l.Preferred, int64(1)<<(bits.Len64(uint64(l.MaxData))-1))
 	if l, err = l.Complete(); err != nil {
 		return l, fmt.Errorf("block: %w", err)
 	}
-	d.limits = &l
+	d.limits.Store(&l)
 	return l, nil
 }
 
@@ -143,15 +182,20 @@ func (d *Device) Limits(ctx context.Context) (storage.Limits, error) {
 // the minimum but for the image's end, and of an image that is not encrypted
 // (else the error wraps storage.ErrUnsupported). Nothing below is asked.
 func (d *Device) Check(ctx context.Context, off, n int64) error {
+	return d.check(ctx, "reading", off, n)
+}
+
+func (d *Device) check(ctx context.Context, doing string, off, n int64) error {
 	if d.cipher != "" {
-		return fmt.Errorf("block: %w: reading an image that is encrypted (%s)", storage.ErrUnsupported, d.cipher)
+		return fmt.Errorf("block: %w: %s an image that is encrypted (%s)", storage.ErrUnsupported, doing, d.cipher)
 	}
-	if err := storage.CheckRange(off, n, d.Size()); err != nil {
+	size := d.Size()
+	if err := storage.CheckRange(off, n, size); err != nil {
 		return err
 	}
 	l, err := d.Limits(ctx)
 	if err != nil {
 		return err
 	}
-	return l.CheckAlignment(off, n, d.Size())
+	return l.CheckAlignment(off, n, size)
 }

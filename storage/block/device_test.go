@@ -185,8 +185,8 @@ func TestFetchesAreShared(t *testing.T) {
 		}
 		n++
 	}
-	if most := blocks / 8; n != blocks || top.fetches > most || base.fetches > most {
-		t.Errorf("%d extents with %d and %d fetches", n, top.fetches, base.fetches)
+	if most := int64(blocks / 8); n != blocks || top.fetches.Load() > most || base.fetches.Load() > most {
+		t.Errorf("%d extents with %d and %d fetches", n, top.fetches.Load(), base.fetches.Load())
 	}
 }
 

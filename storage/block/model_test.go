@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sort"
+	"sync/atomic"
 
 	"pgregory.net/rapid"
 
@@ -18,7 +19,7 @@ const unitSize = 4096
 type tableMapper struct {
 	size     int64
 	mappings []storage.Mapping // contiguous from 0 to size
-	fetches  int
+	fetches  atomic.Int64
 }
 
 func (t *tableMapper) Size() int64  { return t.size }
@@ -28,7 +29,7 @@ func (t *tableMapper) Fetch(_ context.Context, off, n int64, into *storage.Exten
 	if err := storage.CheckRange(off, n, t.size); err != nil {
 		return err
 	}
-	t.fetches++
+	t.fetches.Add(1)
 	lo, hi := off&^(8*unitSize-1), min((off+n+8*unitSize-1)&^(8*unitSize-1), t.size)
 	i := sort.Search(len(t.mappings), func(i int) bool { return t.mappings[i].End() > lo })
 	for ; i < len(t.mappings) && t.mappings[i].Offset < hi; i++ {

@@ -13,8 +13,10 @@ const maxSegments = 256
 // A segment is what a stream hands out next: a plain mapping, or a run of
 // compressed units that a worker unpacks.
 type segment struct {
-	m   storage.Mapping // without job
-	job *job            // nil for a plain mapping
+	m       storage.Mapping // without job: what is there from m.Offset on
+	end     int64           // without job: where the segment ends, at m's end or after it
+	section uint64          // the cursor's when it found m
+	job     *job            // nil for a plain mapping
 }
 
 // A queue holds the segments that lie before a stream, in order. It looks one
@@ -33,7 +35,8 @@ type queue struct {
 
 func newQueue(s *Stream) *queue { return &queue{s: s, scan: s.off} }
 
-// front returns the next segment, with at least one byte.
+// front returns the next segment, with at least one byte, good until the
+// stream's cursor releases what it has found.
 func (q *queue) front() (*segment, error) {
 	if q.given != nil {
 		q.ahead.recycle(q.given)
@@ -49,10 +52,42 @@ func (q *queue) front() (*segment, error) {
 	if q.ahead != nil {
 		q.scanAhead()
 	}
-	return &q.ring[q.head], nil
+	front := &q.ring[q.head]
+	return front, q.revive(front)
 }
 
-func (q *queue) pop() { q.head++ }
+// revive makes a plain segment that was found earlier good again: as it stands
+// if nothing can have changed, else by looking anew.
+func (q *queue) revive(f *segment) error {
+	c := q.s.cursor
+	if f.job != nil || f.section == c.section {
+		return nil
+	}
+	c.hold(int(f.m.Depth))
+	if !q.s.d.Writable() { // asked after the pin was taken
+		f.section = c.section
+		return nil
+	}
+	m, err := c.resolve(q.s.ctx, f.m.Offset, f.end)
+	if err != nil {
+		return err
+	}
+	f.m, f.section = m, c.section
+	return nil
+}
+
+// advance takes n bytes off the front.
+func (q *queue) advance(front *segment, n int64) {
+	switch at := front.m.Offset + n; {
+	case at == front.end:
+		q.head++
+	case at < front.m.End():
+		front.m.Clip(at, front.m.End())
+	default: // it was cut when it was looked at anew: so is what follows
+		front.m = storage.Mapping{Offset: at, Length: front.end - at}
+		front.section--
+	}
+}
 
 // scanAhead fills the queue as far as there are jobs to give.
 func (q *queue) scanAhead() {
@@ -78,11 +113,11 @@ func (q *queue) scanOne() {
 	unpacker := q.s.d.layers[m.Depth].unpacker
 	if m.Flags&storage.Compressed == 0 || unpacker == nil {
 		q.dispatch()
-		q.ring = append(q.ring, segment{m: m})
+		q.ring = append(q.ring, segment{m: m, end: m.End(), section: q.s.cursor.section})
 		return
 	}
 	if q.ahead == nil {
-		q.ahead = newAhead(q.s.ctx)
+		q.ahead = newAhead(q.s.ctx, q.s.d)
 	}
 	if q.open == nil || !q.open.takes(&m) {
 		q.dispatch()
@@ -107,7 +142,7 @@ func (q *queue) dispatch() {
 // until the next call of front.
 func (q *queue) finish(front *segment) ([]byte, error) {
 	j := front.job
-	q.pop()
+	q.head++
 	if err := j.wait(q.s.ctx); err != nil {
 		return nil, err
 	}

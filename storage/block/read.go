@@ -27,7 +27,7 @@ func (d *Device) readAt(ctx context.Context, p []byte, off int64) error {
 		if err != nil {
 			return err
 		}
-		if err := d.readMapping(ctx, &m, p[:m.Length]); err != nil {
+		if err := c.read(ctx, &m, p[:m.Length]); err != nil {
 			return err
 		}
 		p = p[m.Length:]
@@ -36,8 +36,9 @@ func (d *Device) readAt(ctx context.Context, p []byte, off int64) error {
 	return nil
 }
 
-// readMapping fills p, as long as m, with what m says.
-func (d *Device) readMapping(ctx context.Context, m *storage.Mapping, p []byte) error {
+// read fills p, as long as m, with what m says, which the cursor has found since
+// its last release.
+func (c *cursor) read(ctx context.Context, m *storage.Mapping, p []byte) error {
 	switch {
 	case m.Status.Has(storage.Zero):
 		clear(p)
@@ -45,7 +46,7 @@ func (d *Device) readMapping(ctx context.Context, m *storage.Mapping, p []byte) 
 	case m.Flags&storage.Encrypted != 0:
 		return fmt.Errorf("%w: reading encrypted data (offset %d)", storage.ErrUnsupported, m.Offset)
 	case m.Flags&storage.Compressed != 0:
-		return d.readPacked(ctx, m, p)
+		return c.readPacked(ctx, m, p)
 	case m.Status.Has(storage.OffsetValid):
 		return readNode(ctx, m.Node, p, m.NodeOffset, m.Flags)
 	}
@@ -55,22 +56,38 @@ func (d *Device) readMapping(ctx context.Context, m *storage.Mapping, p []byte) 
 // readNode reads raw bytes. A node that ends early reads as zeros where the
 // mapping says so, and has shrunk where it does not.
 func readNode(ctx context.Context, node *storage.Node, p []byte, off int64, flags storage.Flags) error {
-	n, err := node.ReadAt(ctx, p, off)
+	l, err := node.Limits(ctx)
+	if err != nil {
+		return err
+	}
+	for int64(len(p)) > l.MaxData {
+		if err := readNode(ctx, node, p[:l.MaxData], off, flags); err != nil {
+			return err
+		}
+		p, off = p[l.MaxData:], off+l.MaxData
+	}
+	whole := p
+	if short := int64(len(p)) & (l.Minimum - 1); short != 0 { // the image ends here, its last block need not
+		whole = make([]byte, int64(len(p))+l.Minimum-short)
+		defer func() { copy(p, whole) }()
+	}
+	n, err := node.ReadAt(ctx, whole, off)
 	if err == nil {
 		return nil
 	}
 	if err != io.EOF { //nolint:errorlint // File's contract is a bare io.EOF, as io.ReaderAt's
 		return err
 	}
-	if flags&storage.ZeroTail == 0 {
+	if n < len(p) && flags&storage.ZeroTail == 0 {
 		return fmt.Errorf("%s: ends at %d, short of %d: %w", node.Name(), off+int64(n), off+int64(len(p)), io.ErrUnexpectedEOF)
 	}
-	clear(p[n:])
+	clear(whole[n:])
 	return nil
 }
 
 // readPacked fills p from the unpacked unit that m lies in.
-func (d *Device) readPacked(ctx context.Context, m *storage.Mapping, p []byte) error {
+func (c *cursor) readPacked(ctx context.Context, m *storage.Mapping, p []byte) error {
+	d := c.d
 	unpacker := d.layers[m.Depth].unpacker
 	if unpacker == nil {
 		return fmt.Errorf("%w: compressed data at offset %d in a layer that cannot unpack", storage.ErrContract, m.Offset)
@@ -80,13 +97,13 @@ func (d *Device) readPacked(ctx context.Context, m *storage.Mapping, p []byte) e
 	if int64(len(p)) == unit { // a whole unit: no use in keeping it
 		return d.unpack(ctx, unpacker, m, p)
 	}
-	u, hit := d.units.get(unitKey{m.Depth, m.NodeOffset}, unit)
+	u, hit := d.units.get(unitKey{m.Depth, m.Offset - skip}, m.NodeOffset, unit)
 	if !hit {
 		if err := d.unpack(ctx, unpacker, m, u.data); err != nil {
 			d.units.release(u)
 			return err
 		}
-		d.units.add(u)
+		d.units.add(u, c.units)
 	}
 	copy(p, u.data[skip:])
 	d.units.release(u)

@@ -2,7 +2,6 @@ package block
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"sync"
 	"syscall"
@@ -30,12 +29,14 @@ const (
 type Piece struct {
 	Data           []byte       // valid until the next call; nil when File is set
 	File           syscall.Conn // the file, nil when Data is set
-	Offset, Length int64        // in File, bytes; it held them when asked
+	Offset, Length int64        // in File, bytes; it holds them until the next call
 }
 
-// A Stream reads a range of a device from the front. It holds no lock between
-// two calls, so that a slow receiver holds up nobody. It belongs to one
-// goroutine; Close must be called, and waits for the stream's own goroutines.
+// A Stream reads a range of a device from the front. It holds no lock and no pin
+// between two calls, so that a slow receiver holds up nobody; but for a pin on a
+// range of a file, which is only handed out while nothing can be written. It
+// belongs to one goroutine; Close must be called, and waits for the stream's own
+// goroutines.
 type Stream struct {
 	d      *Device
 	ctx    context.Context // io.Reader has no room for one
@@ -43,7 +44,6 @@ type Stream struct {
 	end    int64
 	buf    *[]byte // pooled
 	rest   []byte  // read but not yet handed out
-	tail   Piece   // what memory left of a range of a file; Length 0: nothing
 	cursor *cursor // nil until the range is longer than the first read
 	queue  *queue  // likewise
 	err    error   // what failed; kept
@@ -60,8 +60,9 @@ var (
 	longBuffers  = sync.Pool{New: func() any { b := make([]byte, gatherSize); return &b }}
 )
 
-// zeros is what runs of zeros are sent from. It is never written to.
-var zeros = make([]byte, gatherSize)
+// zeros is what runs of zeros are sent from, and written from where a format
+// cannot say zero. It is never written to, so that it takes no memory.
+var zeros = make([]byte, zeroChunk)
 
 // Stream returns a stream of [off, off+n), its first part already read: what is
 // wrong with the range or with the image's beginning is told here, before
@@ -96,24 +97,28 @@ func (s *Stream) prime() error {
 	s.buf = longBuffers.Get().(*[]byte)
 	s.cursor = s.d.cursor(true)
 	s.queue = newQueue(s)
+	defer s.cursor.release()
 	front, err := s.queue.front()
 	if err != nil {
 		return err
 	}
 	if front.job == nil && !front.m.Status.Has(storage.Zero) {
 		s.rest = (*s.buf)[:min(front.m.Length, firstRead)]
-		if err := s.readFront(front, s.rest); err != nil {
-			return err
-		}
-		return nil
+		return s.readFront(front, s.rest)
 	}
-	p, err := s.produce()
+	p, err := s.produce(false)
 	s.rest = p.Data
 	return err
 }
 
 // Next returns the next piece, io.EOF after the last.
-func (s *Stream) Next() (Piece, error) {
+func (s *Stream) Next() (Piece, error) { return s.next(true) }
+
+// next returns the next piece; without files, one in memory.
+func (s *Stream) next(files bool) (Piece, error) {
+	if s.cursor != nil {
+		s.cursor.release() // the last piece may have been a range of a file
+	}
 	if len(s.rest) > 0 {
 		p := Piece{Data: s.rest}
 		s.rest = nil
@@ -122,21 +127,20 @@ func (s *Stream) Next() (Piece, error) {
 	if s.err != nil {
 		return Piece{}, s.err
 	}
-	if s.tail.Length > 0 {
-		p := s.tail
-		s.tail = Piece{}
-		return p, nil
-	}
 	if s.off == s.end {
 		return Piece{}, io.EOF
 	}
-	return s.produce()
+	p, err := s.produce(files)
+	if p.File == nil {
+		s.cursor.release()
+	}
+	return p, err
 }
 
 // produce returns the next piece after what was handed out. Short extents are
-// gathered in the buffer; a long zero run, a long extent of a file, and an
-// unpacked job are pieces of their own.
-func (s *Stream) produce() (Piece, error) {
+// gathered in the buffer; a long zero run, an unpacked job, and with files a
+// long extent of a file, are pieces of their own.
+func (s *Stream) produce(files bool) (Piece, error) {
 	gathered := 0
 	for s.off < s.end && gathered < len(*s.buf) {
 		if err := s.ctx.Err(); err != nil {
@@ -150,7 +154,7 @@ func (s *Stream) produce() (Piece, error) {
 			}
 			return s.fail(err)
 		}
-		if s.alone(front) {
+		if s.alone(front, files) {
 			if gathered > 0 {
 				break
 			}
@@ -170,15 +174,17 @@ func (s *Stream) fail(err error) (Piece, error) {
 	return Piece{}, err
 }
 
-// alone reports whether the front of the queue is a piece by itself.
-func (s *Stream) alone(front *segment) bool {
+// alone reports whether the front of the queue is a piece by itself. What is
+// writable by now is not sent from: what sendfile takes from a file's pages may
+// leave the machine after they have changed.
+func (s *Stream) alone(front *segment, files bool) bool {
 	if front.job != nil {
 		return true
 	}
 	if front.m.Length < sendFrom {
 		return false
 	}
-	return front.m.Status.Has(storage.Zero) || sendable(&front.m) != nil
+	return front.m.Status.Has(storage.Zero) || files && !s.d.Writable() && sendable(&front.m) != nil
 }
 
 // sendable is the file of a plain extent that may be sent from, or nil.
@@ -201,7 +207,7 @@ func (s *Stream) piece(front *segment) (Piece, error) {
 		return Piece{Data: data}, nil
 	}
 	if front.m.Status.Has(storage.Zero) {
-		n := min(front.m.Length, int64(len(zeros)))
+		n := min(front.m.Length, gatherSize)
 		s.advance(front, n)
 		return Piece{Data: zeros[:n]}, nil
 	}
@@ -226,7 +232,7 @@ func (s *Stream) piece(front *segment) (Piece, error) {
 func (s *Stream) readFront(front *segment, p []byte) error {
 	m := front.m
 	m.Length = int64(len(p))
-	if err := s.d.readMapping(s.ctx, &m, p); err != nil {
+	if err := s.cursor.read(s.ctx, &m, p); err != nil {
 		return err
 	}
 	s.advance(front, m.Length)
@@ -235,21 +241,17 @@ func (s *Stream) readFront(front *segment, p []byte) error {
 
 func (s *Stream) advance(front *segment, n int64) {
 	s.off += n
-	if front.m.Length == n {
-		s.queue.pop()
-		return
-	}
-	front.m.Clip(front.m.Offset+n, front.m.End())
+	s.queue.advance(front, n)
 }
 
 // Read reads from memory and from files alike.
 func (s *Stream) Read(p []byte) (int, error) {
 	for len(s.rest) == 0 {
-		data, err := s.memory()
+		piece, err := s.next(false)
 		if err != nil {
 			return 0, err
 		}
-		s.rest = data
+		s.rest = piece.Data
 	}
 	n := copy(p, s.rest)
 	s.rest = s.rest[n:]
@@ -260,45 +262,19 @@ func (s *Stream) Read(p []byte) (int, error) {
 func (s *Stream) WriteTo(w io.Writer) (int64, error) {
 	var written int64
 	for {
-		data, err := s.memory()
+		piece, err := s.next(false)
 		if err == io.EOF { //nolint:errorlint // Next returns it bare
 			return written, nil
 		}
 		if err != nil {
 			return written, err
 		}
-		n, err := w.Write(data)
+		n, err := w.Write(piece.Data)
 		written += int64(n)
 		if err != nil {
 			return written, err
 		}
 	}
-}
-
-// memory is Next for a receiver that wants bytes: it reads a range of a file,
-// as much as the buffer holds, and keeps the rest of the range for the next call.
-func (s *Stream) memory() ([]byte, error) {
-	piece, err := s.Next()
-	if err != nil || piece.Data != nil {
-		return piece.Data, err
-	}
-	file, ok := piece.File.(storage.File)
-	if !ok {
-		return nil, fmt.Errorf("%w: a piece of no file", storage.ErrContract)
-	}
-	n := min(piece.Length, int64(len(*s.buf)))
-	data := (*s.buf)[:n]
-	if _, err := file.ReadAt(s.ctx, data, piece.Offset); err != nil {
-		if err == io.EOF { //nolint:errorlint // File's contract is a bare io.EOF, as io.ReaderAt's
-			err = io.ErrUnexpectedEOF
-		}
-		s.err = err
-		return nil, err
-	}
-	piece.Offset += n
-	piece.Length -= n
-	s.tail = piece
-	return data, nil
 }
 
 // Close ends the stream and waits for its goroutines. It may be called again.
@@ -317,7 +293,7 @@ func (s *Stream) Close() error {
 		} else {
 			longBuffers.Put(s.buf)
 		}
-		s.buf, s.rest, s.tail = nil, nil, Piece{}
+		s.buf, s.rest = nil, nil
 	}
 	s.off, s.err = s.end, io.ErrClosedPipe
 	return nil

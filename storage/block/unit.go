@@ -3,9 +3,10 @@ package block
 import (
 	"container/list"
 	"sync"
+	"sync/atomic"
 )
 
-// unitKey names a compressed unit: the layer and where its packed bytes begin.
+// unitKey names a compressed unit: the layer and the guest offset.
 type unitKey struct {
 	depth int16
 	off   int64
@@ -15,6 +16,7 @@ type unitKey struct {
 // pinned.
 type unit struct {
 	key    unitKey
+	at     int64 // where its packed bytes begin
 	data   []byte
 	pins   int           // readers that copy from it; guarded by unitCache.mu
 	cached *list.Element // its place in the cache, nil when it is in none
@@ -22,8 +24,14 @@ type unit struct {
 
 // A unitCache keeps the last used decompressed clusters, so that small reads
 // in one cluster decompress it once. Buffers of evicted units are used again.
+//
+// A unit is found only by who has a mapping to the same packed bytes for the
+// same guest range. When such a mapping goes, its unit is dropped before the
+// range can get another one; and a reader that still has the old mapping cannot
+// put it back: it knows from before its fetch how often units had gone.
 type unitCache struct {
-	most int64 // bytes
+	most int64         // bytes
+	gone atomic.Uint64 // calls of drop; changed with mu held
 
 	mu    sync.Mutex // protects all below; never held while data is read or unpacked
 	used  int64      // bytes in the cache
@@ -39,12 +47,13 @@ func newUnitCache(most int64) *unitCache {
 	return &unitCache{most: most, units: make(map[unitKey]*unit), order: list.New()}
 }
 
-// get returns the pinned unit of the key and true; or false and an empty unit
-// of size bytes, to be filled and added, and released in any case.
-func (c *unitCache) get(key unitKey, size int64) (*unit, bool) {
+// get returns the pinned unit of the key, packed at the offset, and true; or
+// false and an empty unit of size bytes, to be filled and added, and released in
+// any case.
+func (c *unitCache) get(key unitKey, at, size int64) (*unit, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if u := c.units[key]; u != nil && int64(len(u.data)) == size {
+	if u := c.units[key]; u != nil && u.at == at && int64(len(u.data)) == size {
 		u.pins++
 		c.order.MoveToFront(u.cached)
 		return u, true
@@ -54,31 +63,58 @@ func (c *unitCache) get(key unitKey, size int64) (*unit, bool) {
 			last := len(c.spare) - 1
 			c.spare[i] = c.spare[last]
 			c.spare = c.spare[:last]
-			return &unit{key: key, data: b, pins: 1}, false
+			return &unit{key: key, at: at, data: b, pins: 1}, false
 		}
 	}
-	return &unit{key: key, data: make([]byte, size), pins: 1}, false
+	return &unit{key: key, at: at, data: make([]byte, size), pins: 1}, false
 }
 
 // add puts a filled unit, still pinned, into the cache. When another reader was
-// faster, theirs stays and this one lives until it is released.
-func (c *unitCache) add(u *unit) {
+// faster, theirs stays and this one lives until it is released; likewise when
+// units have gone since gone was read.
+func (c *unitCache) add(u *unit, gone uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.units[u.key] != nil {
+	if c.units[u.key] != nil || c.gone.Load() != gone {
 		return
 	}
 	c.units[u.key] = u
 	u.cached = c.order.PushFront(u)
 	c.used += int64(len(u.data))
 	for c.used > c.most && c.order.Len() > 1 {
-		old := c.order.Back().Value.(*unit)
-		c.order.Remove(old.cached)
-		old.cached = nil
-		delete(c.units, old.key)
-		c.used -= int64(len(old.data))
-		c.reuse(old)
+		c.evict(c.order.Back().Value.(*unit))
 	}
+}
+
+// drop forgets the top layer's units, of the given size, that overlap
+// [off, off+n): its mappings to them are gone.
+func (c *unitCache) drop(off, n, size int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gone.Add(1)
+	first, end := off&^(size-1), off+n
+	if (end-first)/size > int64(len(c.units)) {
+		for _, u := range c.units {
+			if u.key.depth == 0 && first <= u.key.off && u.key.off < end {
+				c.evict(u)
+			}
+		}
+		return
+	}
+	for at := first; at < end; at += size {
+		if u := c.units[unitKey{0, at}]; u != nil {
+			c.evict(u)
+		}
+	}
+}
+
+// evict takes u out of the cache. c.mu must be held.
+func (c *unitCache) evict(u *unit) {
+	c.order.Remove(u.cached)
+	u.cached = nil
+	delete(c.units, u.key)
+	c.used -= int64(len(u.data))
+	c.reuse(u)
 }
 
 // release unpins u.

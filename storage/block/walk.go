@@ -2,7 +2,6 @@ package block
 
 import (
 	"context"
-	"fmt"
 	"iter"
 
 	"github.com/extentd/extentd/storage"
@@ -53,22 +52,16 @@ type walker struct {
 	stopped bool            // the consumer has had enough
 	through []looks         // what a layer's LooksPreallocated said, by depth
 
+	again     storage.ExtentList // what the top layer says now, when looked through
+	parts     []storage.Mapping  // of a mapping that is looked through
 	beneath   storage.ExtentList // what a node said last, when looked through to
 	beneathOf *storage.Node      // which one, nil for none
 }
 
-// looks says whether a map looks through a layer to its file.
-type looks uint8
-
-const (
-	looksUnknown looks = iota
-	looksAt
-	looksThrough
-)
-
 func (w *walker) walk(ctx context.Context, off, end int64) error {
 	c := w.d.cursor(true)
 	defer c.put()
+	c.loose = true
 	w.through = make([]looks, len(w.d.layers))
 	if w.opt.Volunteer {
 		from, err := w.volunteered(ctx, c, off)
@@ -170,92 +163,6 @@ func (w *walker) volunteerAfter(ctx context.Context, c *cursor, off int64) error
 		off = list.At(i).End()
 	}
 	return nil
-}
-
-// looksThrough reports whether the map looks through the layer at depth.
-func (w *walker) looksThrough(ctx context.Context, depth int16) (bool, error) {
-	if w.through[depth] == looksUnknown {
-		w.through[depth] = looksAt
-		if p := w.d.layers[depth].prealloc; p != nil {
-			through, err := p.LooksPreallocated(ctx)
-			if err != nil {
-				return false, err
-			}
-			if through {
-				w.through[depth] = looksThrough
-			}
-		}
-	}
-	return w.through[depth] == looksThrough, nil
-}
-
-// see looks through m to its file where that is due, and takes the result.
-func (w *walker) see(ctx context.Context, m *storage.Mapping) error {
-	m.Flags &= storage.Compressed | storage.Encrypted
-	const data = storage.Local | storage.Alloc | storage.OffsetValid
-	if m.Status == data {
-		through, err := w.looksThrough(ctx, m.Depth)
-		if err != nil {
-			return err
-		}
-		if through {
-			return w.seeThrough(ctx, m)
-		}
-	}
-	w.take(m)
-	return nil
-}
-
-// seeThrough splits a data mapping by what its file says: where the file has a
-// hole, or has ended, the guest reads zeros.
-func (w *walker) seeThrough(ctx context.Context, m *storage.Mapping) error {
-	for m.Length > 0 && !w.stopped {
-		child, err := w.beneathAt(ctx, m)
-		if err != nil {
-			return err
-		}
-		part := *m
-		part.Length = min(m.Length, child.End()-m.NodeOffset)
-		if child.Status.Has(storage.Zero) {
-			part.Status = storage.Local | storage.OffsetValid | child.Status&(storage.Zero|storage.Alloc)
-		}
-		w.take(&part)
-		m.Offset += part.Length
-		m.NodeOffset += part.Length
-		m.Length -= part.Length
-	}
-	return nil
-}
-
-// beneathAt is what the node of m says at its offset. The last answer is kept:
-// one hole of a file lies below many clusters, and asking costs a system call.
-func (w *walker) beneathAt(ctx context.Context, m *storage.Mapping) (*storage.Mapping, error) {
-	lo := m.NodeOffset
-	if w.beneathOf == m.Node {
-		if i := w.beneath.Find(lo); i >= 0 {
-			return w.beneath.At(i), nil
-		}
-	}
-	w.beneathOf = nil
-	size, err := m.Node.Size(ctx)
-	if err != nil {
-		return nil, err
-	}
-	w.beneath.ResetWindow(lo, lo+1) // the rest of the extent comes along
-	if lo >= size {
-		err = w.beneath.Add(storage.Mapping{Offset: lo, Length: m.Length, Status: storage.Zero})
-	} else {
-		err = m.Node.Extents(ctx, lo, min(m.Length, size-lo), &w.beneath)
-	}
-	if err != nil {
-		return nil, err
-	}
-	i := w.beneath.Find(lo)
-	if i < 0 {
-		return nil, fmt.Errorf("%s: %w: no extent at %d", m.Node.Name(), storage.ErrContract, lo)
-	}
-	w.beneathOf = m.Node
-	return w.beneath.At(i), nil
 }
 
 // take merges m into what is pending, or yields that and keeps m.

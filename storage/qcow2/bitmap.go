@@ -54,25 +54,10 @@ type bitmapEntry struct {
 	extra       uint32 // bytes
 }
 
-// walkBitmaps checks the bitmap directory entry by entry, and hands each to
-// visit, unless that is nil.
+// walkBitmaps checks the bitmap directory, and hands each bitmap to visit, unless
+// that is nil.
 func (i *Image) walkBitmaps(ctx context.Context, w *window, visit func(*Bitmap)) error {
-	if i.bitmaps.count == 0 {
-		return nil
-	}
-	names := bitmapNames{seed: maphash.MakeSeed(), seen: make(map[uint64]struct{})}
-	var at int64
-	for number := range i.bitmaps.count {
-		if at > i.bitmaps.size-bitmapHeader {
-			return corrupt("bitmap directory: entry %d of %d at %d does not fit into %d bytes", number, i.bitmaps.count, at, i.bitmaps.size)
-		}
-		e, name, err := i.readBitmapEntry(ctx, w, at)
-		if err == nil {
-			err = names.add(e, name)
-		}
-		if err != nil {
-			return fmt.Errorf("qcow2: bitmap directory: entry %d: %w", number, err)
-		}
+	return i.walkBitmapEntries(ctx, w, func(e *bitmapEntry, name []byte) {
 		if visit != nil {
 			visit(&Bitmap{
 				Name:        string(name),
@@ -81,18 +66,42 @@ func (i *Image) walkBitmaps(ctx context.Context, w *window, visit func(*Bitmap))
 				Auto:        e.flags&bitmapAuto != 0,
 			})
 		}
+	})
+}
+
+// walkBitmapEntries checks the bitmap directory entry by entry, and hands each to
+// visit. The name is valid during the visit.
+func (i *Image) walkBitmapEntries(ctx context.Context, w *window, visit func(e *bitmapEntry, name []byte)) error {
+	directory := &i.state.Load().bitmaps
+	if directory.count == 0 {
+		return nil
+	}
+	names := bitmapNames{seed: maphash.MakeSeed(), seen: make(map[uint64]struct{})}
+	var at int64
+	for number := range directory.count {
+		if at > directory.size-bitmapHeader {
+			return corrupt("bitmap directory: entry %d of %d at %d does not fit into %d bytes", number, directory.count, at, directory.size)
+		}
+		e, name, err := i.readBitmapEntry(ctx, w, directory, at)
+		if err == nil {
+			err = names.add(e, name)
+		}
+		if err != nil {
+			return fmt.Errorf("qcow2: bitmap directory: entry %d: %w", number, err)
+		}
+		visit(e, name)
 		at += (bitmapHeader + int64(e.nameLength) + 7) &^ 7
 	}
-	if at != i.bitmaps.size {
-		return corrupt("bitmap directory: %d entries end at %d, must end at %d", i.bitmaps.count, at, i.bitmaps.size)
+	if at != directory.size {
+		return corrupt("bitmap directory: %d entries end at %d, must end at %d", directory.count, at, directory.size)
 	}
 	return nil
 }
 
 // readBitmapEntry reads and checks the entry at an offset in the directory. The
 // name is valid until the next read.
-func (i *Image) readBitmapEntry(ctx context.Context, w *window, at int64) (*bitmapEntry, []byte, error) {
-	b, err := w.at(ctx, i.bitmaps.offset, at, bitmapHeader)
+func (i *Image) readBitmapEntry(ctx context.Context, w *window, directory *bitmapsExtension, at int64) (*bitmapEntry, []byte, error) {
+	b, err := w.at(ctx, directory.offset, at, bitmapHeader)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -110,10 +119,10 @@ func (i *Image) readBitmapEntry(ctx context.Context, w *window, at int64) (*bitm
 		return nil, nil, err
 	}
 	at += bitmapHeader
-	if at+int64(e.nameLength) > i.bitmaps.size {
-		return nil, nil, malformed("its name ends at %d, past the directory's end %d", at+int64(e.nameLength), i.bitmaps.size)
+	if at+int64(e.nameLength) > directory.size {
+		return nil, nil, malformed("its name ends at %d, past the directory's end %d", at+int64(e.nameLength), directory.size)
 	}
-	name, err := w.at(ctx, i.bitmaps.offset, at, int(e.nameLength))
+	name, err := w.at(ctx, directory.offset, at, int(e.nameLength))
 	name, _, _ = bytes.Cut(name, []byte{0})
 	return e, name, err
 }
@@ -137,9 +146,9 @@ func (i *Image) checkBitmap(e *bitmapEntry) error {
 		return malformed("name_size is %d, may be %d at most", e.nameLength, maxBitmapName)
 	}
 	// Bits are stored in words of 64.
-	need := ceilDiv(ceilDiv(ceilDiv(int64(i.size), 1<<e.granularity), 64)*8, i.clusterSize())
+	need := ceilDiv(ceilDiv(ceilDiv(i.Size(), 1<<e.granularity), 64)*8, i.clusterSize())
 	if e.flags&bitmapInUse == 0 && int64(e.tableSize) != need {
-		return malformed("bitmap_table_size is %d, must be %d for %d bytes", e.tableSize, need, int64(i.size))
+		return malformed("bitmap_table_size is %d, must be %d for %d bytes", e.tableSize, need, i.Size())
 	}
 	return nil
 }

@@ -157,7 +157,7 @@ func TestEntries(t *testing.T) {
 		{name: "extended mixed", b: builder{extended: true, entries: []uint64{copied | 0x50000, 0x0000ff00_000000ff, 0, 0x80000001 << 32}}, want: []extent{
 			{0, c / 4, isData, writable, "image", 0x50000, 0},
 			{c / 4, c / 4, isZeroAlloc, storage.Writable, "image", 0x50000 + c/4, 0},
-			{c / 2, c / 2, isReserved, 0, "image", 0x50000 + c/2, 0},
+			{c / 2, c / 2, isReserved, storage.Writable, "image", 0x50000 + c/2, 0},
 			{Offset: c, Length: c / 32, Status: isZero},
 			{Offset: c + c/32, Length: 30 * c / 32},
 			{Offset: c + 31*c/32, Length: c / 32, Status: isZero},

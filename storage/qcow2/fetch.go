@@ -12,6 +12,7 @@ import (
 // the list ends.
 type request struct {
 	end, low, high guestOffset
+	size           guestOffset // of the image, when the fetch began
 	into           *storage.ExtentList
 }
 
@@ -22,12 +23,13 @@ type request struct {
 // contradicts the format fails the fetch of its own range only, with
 // [storage.ErrCorrupt]. Compressed clusters are one mapping each, whole.
 func (i *Image) Fetch(ctx context.Context, off, n int64, into *storage.ExtentList) error {
-	if err := i.checkFetch(off, n); err != nil {
+	size := guestOffset(i.Size())
+	if err := i.checkFetch(off, n, size); err != nil {
 		return err
 	}
 	at, end := guestOffset(off), guestOffset(off+n)
 	lo, hi := into.Window()
-	r := request{end: end, low: min(guestOffset(lo), at), high: max(end, min(guestOffset(hi), i.size)), into: into}
+	r := request{end: end, low: min(guestOffset(lo), at), high: max(end, min(guestOffset(hi), size)), size: size, into: into}
 	if into.Len() > 0 {
 		r.low = max(r.low, guestOffset(into.End()))
 		at = max(at, r.low)
@@ -41,14 +43,14 @@ func (i *Image) Fetch(ctx context.Context, off, n int64, into *storage.ExtentLis
 	return nil
 }
 
-func (i *Image) checkFetch(off, n int64) error {
+func (i *Image) checkFetch(off, n int64, size guestOffset) error {
 	if err := i.checkOpen(); err != nil {
 		return err
 	}
 	if n == 0 {
 		return fmt.Errorf("qcow2: fetch of nothing at %d: %w", off, storage.ErrOutOfRange)
 	}
-	if err := storage.CheckRange(off, n, int64(i.size)); err != nil {
+	if err := storage.CheckRange(off, n, int64(size)); err != nil {
 		return fmt.Errorf("qcow2: %w", err)
 	}
 	return nil
@@ -74,8 +76,8 @@ func (i *Image) fetchAt(ctx context.Context, at guestOffset, r *request) (guestO
 		if table == 0 {
 			return i.addTables(page, at, r)
 		}
-		if s, err = i.l2.get(ctx, key, table+i.sliceInTable(at)); err != nil {
-			return 0, fmt.Errorf("qcow2: l2 table at %#x: %w", int64(table), err)
+		if s, err = i.l2.get(ctx, key); err != nil {
+			return 0, err
 		}
 	}
 	return i.addSlice(s, at, r)
@@ -84,7 +86,7 @@ func (i *Image) fetchAt(ctx context.Context, at guestOffset, r *request) (guestO
 // addSlice appends what the entries of s say.
 func (i *Image) addSlice(s *slice, at guestOffset, r *request) (guestOffset, error) {
 	base := guestOffset(s.key) << i.sliceSpanBits
-	end := min(base+1<<i.sliceSpanBits, i.size)
+	end := min(base+1<<i.sliceSpanBits, r.size)
 	up := guestOffset(i.clusterSize() - 1)
 	span := span{
 		from: int((max(base, r.low) - base) >> i.clusterBits),
@@ -103,12 +105,46 @@ func (i *Image) addSlice(s *slice, at guestOffset, r *request) (guestOffset, err
 	} else {
 		err = i.addStandard(s, base, span, r)
 	}
-	return min(base+guestOffset(span.to)<<i.clusterBits, i.size), err
+	return min(base+guestOffset(span.to)<<i.clusterBits, r.size), err
 }
 
 // A span is the entries of a slice that a request is about: [from, to), of
 // which those from must on may be left out.
 type span struct{ from, must, to int }
+
+// loadPage reads a page of the L1 table.
+func (i *Image) loadPage(ctx context.Context, number int64) (*slice, error) {
+	table := hostOffset(i.l1Offset.Load())
+	at := table + hostOffset(number*i.pieceSize)
+	entries, err := i.loadPiece(ctx, at)
+	if err != nil {
+		return nil, fmt.Errorf("qcow2: l1 table at %#x: %w", int64(table), err)
+	}
+	return &slice{key: number, at: at, entries: entries}, nil
+}
+
+// loadSlice reads a slice of an L2 table from where the L1 table says, at the
+// time when the loading has been announced: from then on an update supersedes
+// it.
+func (i *Image) loadSlice(ctx context.Context, key int64) (*slice, error) {
+	at := guestOffset(key) << i.sliceSpanBits
+	page, err := i.l1At(ctx, at)
+	if err != nil {
+		return nil, err
+	}
+	table, err := i.l2Table(page, at)
+	if err != nil {
+		return nil, err
+	}
+	if table == 0 { // it went away after the caller had seen it
+		return &slice{key: key, entries: make([]uint64, i.pieceSize/8)}, nil
+	}
+	s := &slice{key: key, at: table + i.sliceInTable(at)}
+	if s.entries, err = i.loadPiece(ctx, s.at); err != nil {
+		return nil, fmt.Errorf("qcow2: l2 table at %#x: %w", int64(table), err)
+	}
+	return s, nil
+}
 
 // loadPiece reads and decodes a piece of an L1 or L2 table.
 func (i *Image) loadPiece(ctx context.Context, at hostOffset) ([]uint64, error) {

@@ -4,10 +4,9 @@ package qcow2
 // as in QEMU, so that a random read does not load a whole L2 table.
 const maxPieceBits = 12
 
-// A geometry is how guest offsets split into table indices. All fields but
-// size are fixed by cluster_bits and the extended L2 bit.
+// A geometry is how guest offsets split into table indices, fixed by
+// cluster_bits and the extended L2 bit.
 type geometry struct {
-	size           guestOffset // virtual, a multiple of 512
 	clusterBits    uint
 	subclusterBits uint
 	extended       bool  // extended L2 entries
@@ -22,7 +21,6 @@ func newGeometry(h *header) geometry {
 	pieceBits := min(h.clusterBits, maxPieceBits)
 	sliceBits := pieceBits - h.l2EntryBits()
 	return geometry{
-		size:           guestOffset(h.size) &^ 511,
 		clusterBits:    uint(h.clusterBits),
 		subclusterBits: uint(h.subclusterBits()),
 		extended:       h.extendedL2(),
@@ -36,10 +34,10 @@ func newGeometry(h *header) geometry {
 
 func (g *geometry) clusterSize() int64 { return 1 << g.clusterBits }
 
-// slices is how many slices the image's L2 tables have.
-func (g *geometry) slices() int64 { return ceilDiv(int64(g.size), 1<<g.sliceSpanBits) }
+// slices is how many slices the L2 tables of an image of the size have.
+func (g *geometry) slices(size guestOffset) int64 { return ceilDiv(int64(size), 1<<g.sliceSpanBits) }
 
-// l1Pages is how many pages of the L1 table map the image.
-func (g *geometry) l1Pages() int64 {
-	return ceilDiv(ceilDiv(int64(g.size), 1<<g.tableSpanBits), 1<<g.pageBits)
+// l1Pages is how many pages of the L1 table map an image of the size.
+func (g *geometry) l1Pages(size guestOffset) int64 {
+	return ceilDiv(ceilDiv(int64(size), 1<<g.tableSpanBits), 1<<g.pageBits)
 }

@@ -20,8 +20,8 @@ type Info struct {
 	Bitmaps         int    // persistent ones that are consistent with the image
 }
 
-// Info returns what was read when the image was opened.
-func (i *Image) Info() Info { return i.info }
+// Info returns what was read when the image was opened, or last written.
+func (i *Image) Info() Info { return i.state.Load().info }
 
 func newInfo(h *header, ext *extensions, backing string) Info {
 	return Info{

@@ -3,7 +3,6 @@ package qcow2
 import (
 	"context"
 	"encoding/binary"
-	"fmt"
 
 	"github.com/extentd/extentd/storage"
 )
@@ -15,11 +14,7 @@ const l1OffsetMask = 0x00fffffffffffe00
 // l1At is the page of the L1 table that has the entry for at.
 func (i *Image) l1At(ctx context.Context, at guestOffset) (*slice, error) {
 	number := int64(at >> i.tableSpanBits >> i.pageBits)
-	page, err := i.l1Page.get(ctx, number, i.l1Offset+hostOffset(number*i.pieceSize))
-	if err != nil {
-		return nil, fmt.Errorf("qcow2: l1 table at %#x: %w", int64(i.l1Offset), err)
-	}
-	return page, nil
+	return i.l1Page.get(ctx, number)
 }
 
 // l2Table is where the L2 table for at begins, 0 where there is none.
@@ -29,7 +24,7 @@ func (i *Image) l2Table(page *slice, at guestOffset) (hostOffset, error) {
 	off := hostOffset(entry & l1OffsetMask)
 	if int64(off)&(i.clusterSize()-1) != 0 {
 		return 0, corrupt("l1 table at %#x: entry %d is %#x: the offset of the l2 table must be a multiple of the cluster size %d",
-			int64(i.l1Offset), number, entry, i.clusterSize())
+			i.l1Offset.Load(), number, entry, i.clusterSize())
 	}
 	return off, nil
 }
@@ -53,7 +48,7 @@ func (i *Image) addTables(page *slice, at guestOffset, r *request) (guestOffset,
 	for last++; last < start+1<<i.pageBits && guestOffset(last)<<i.tableSpanBits < r.high && unallocated(last); {
 		last++
 	}
-	from, end := guestOffset(first)<<i.tableSpanBits, min(guestOffset(last)<<i.tableSpanBits, i.size)
+	from, end := guestOffset(first)<<i.tableSpanBits, min(guestOffset(last)<<i.tableSpanBits, r.size)
 	if r.into.Len() > 0 {
 		from = max(from, r.low)
 	}
@@ -67,4 +62,16 @@ func decodeEntries(b []byte) []uint64 {
 		entries[i] = binary.BigEndian.Uint64(b[i*8:])
 	}
 	return entries
+}
+
+// encodeEntries is table entries as they are on disk.
+func encodeEntries(entries []uint64) []byte {
+	return appendEntries(make([]byte, 0, 8*len(entries)), entries)
+}
+
+func appendEntries(b []byte, entries []uint64) []byte {
+	for _, e := range entries {
+		b = binary.BigEndian.AppendUint64(b, e)
+	}
+	return b
 }

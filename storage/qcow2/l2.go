@@ -138,7 +138,7 @@ func (i *Image) addStandard(s *slice, base guestOffset, span span, r *request) e
 		if kind != kindCompressed {
 			run = i.run(s.entries[k:span.to], 1, kind)
 		}
-		if err := i.add(r.into, kind, e, guest, 0, int64(run)<<i.clusterBits); err != nil {
+		if err := i.add(r, kind, e, guest, 0, int64(run)<<i.clusterBits); err != nil {
 			return err
 		}
 		k += run
@@ -169,11 +169,11 @@ func (i *Image) run(entries []uint64, words int, kind clusterKind) int {
 
 // add appends a mapping of length bytes from skip bytes into the cluster that e
 // describes, which is at the guest offset; for compressed ones, all of it.
-func (i *Image) add(into *storage.ExtentList, kind clusterKind, e uint64, guest guestOffset, skip, length int64) error {
+func (i *Image) add(r *request, kind clusterKind, e uint64, guest guestOffset, skip, length int64) error {
 	says := &i.says[kind]
 	m := storage.Mapping{
 		Offset: int64(guest) + skip,
-		Length: min(length, int64(i.size-guest)-skip),
+		Length: min(length, int64(r.size-guest)-skip),
 		Status: says.status,
 		Flags:  says.flags,
 	}
@@ -183,9 +183,9 @@ func (i *Image) add(into *storage.ExtentList, kind clusterKind, e uint64, guest 
 		m.NodeOffset, m.PackedLength = i.packed(e)
 	case says.located:
 		m.Node, m.NodeOffset = i.data, int64(e&l2OffsetMask)+skip
-		if e&l2Copied != 0 && kind != kindReserved {
+		if e&l2Copied != 0 {
 			m.Flags |= storage.Writable
 		}
 	}
-	return into.Add(m)
+	return r.into.Add(m)
 }

@@ -21,28 +21,45 @@ type Options struct {
 	// 32 MiB. No more is taken than the image needs, and no less than for a
 	// few slices of 4 KiB.
 	CacheSize int64
+	// Backed: the image lies over a backing even if it stores the name of
+	// none. What is discarded must not show it. Default: what the image says.
+	Backed bool
 }
 
-// An Image is an open image, read-only. It owns its metadata cache, and neither
-// the node nor the data file. Safe for concurrent use.
+// An Image is an open image, read-only until [Image.StartWriting]. It owns its
+// metadata cache, and neither the node nor the data file. Safe for concurrent
+// use.
 type Image struct {
 	geometry
 	node *storage.Node // the image's file
 	data *storage.Node // where data clusters are: node, or the external data file
 	src  source
-	info Info
+	info Info // as it was opened; of this, what cannot change may be used
+	opt  Options
 
-	l1Offset hostOffset
-	says     [clusterKinds]saying // what Fetch says of a cluster
-	l1Page   *cache               // of pages of the L1 table, by number
-	l2       *cache               // of slices of L2 tables, by number: the guest offset of their first cluster, over what a slice maps
-	reads    sync.Pool            // of *[]byte, one piece of a table each
+	size     atomic.Int64          // virtual, bytes, a multiple of 512
+	l1Offset atomic.Int64          // where the L1 table is, a hostOffset
+	state    atomic.Pointer[state] // what the header says now
+	says     [clusterKinds]saying  // what Fetch says of a cluster
+	l1Page   *cache                // of pages of the L1 table, by number
+	l2       *cache                // of slices of L2 tables, by number: the guest offset of their first cluster, over what a slice maps
+	reads    sync.Pool             // of *[]byte, one piece of a table each
 	codec    codec.Codec
 
-	header   header
-	bitmaps  bitmapsExtension
 	prealloc preallocation
 	closed   atomic.Bool
+
+	starting sync.Mutex             // held while the image is made writable, and closed
+	writer   atomic.Pointer[writer] // nil until then
+	pins     pins
+}
+
+// A state is what the header and its extensions say. It never changes: what is
+// written replaces it.
+type state struct {
+	header  header
+	bitmaps bitmapsExtension
+	info    Info
 }
 
 var (
@@ -61,6 +78,33 @@ func Open(ctx context.Context, node *storage.Node, opt Options) (*Image, error) 
 		return nil, err
 	}
 	w := &window{source: src}
+	s, err := readState(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	i := &Image{
+		geometry: newGeometry(&s.header),
+		node:     node,
+		data:     node,
+		src:      src,
+		info:     s.info,
+		opt:      opt,
+	}
+	i.apply(s)
+	if err := i.checkDirectories(ctx, w); err != nil {
+		return nil, err
+	}
+	if i.info.HasDataFile {
+		if i.data, err = openData(ctx, opt, i.info.DataFile); err != nil {
+			return nil, err
+		}
+	}
+	i.start()
+	return i, nil
+}
+
+// readState reads the header with its extensions.
+func readState(ctx context.Context, w *window) (*state, error) {
 	h, err := readHeader(ctx, w)
 	if err != nil {
 		return nil, err
@@ -73,26 +117,14 @@ func Open(ctx context.Context, node *storage.Node, opt Options) (*Image, error) 
 	if err != nil {
 		return nil, err
 	}
-	i := &Image{
-		geometry: newGeometry(h),
-		node:     node,
-		data:     node,
-		src:      src,
-		info:     newInfo(h, &ext, backing),
-		l1Offset: hostOffset(h.l1Offset),
-		header:   *h,
-		bitmaps:  ext.bitmaps,
-	}
-	if err := i.checkDirectories(ctx, w); err != nil {
-		return nil, err
-	}
-	if i.info.HasDataFile {
-		if i.data, err = openData(ctx, opt, ext.dataFile); err != nil {
-			return nil, err
-		}
-	}
-	i.start(opt)
-	return i, nil
+	return &state{header: *h, bitmaps: ext.bitmaps, info: newInfo(h, &ext, backing)}, nil
+}
+
+// apply makes s what everyone sees.
+func (i *Image) apply(s *state) {
+	i.l1Offset.Store(int64(s.header.l1Offset))
+	i.size.Store(int64(s.header.size) &^ 511)
+	i.state.Store(s)
 }
 
 func readBackingName(ctx context.Context, w *window, h *header) (string, error) {
@@ -133,9 +165,9 @@ func openData(ctx context.Context, opt Options, name string) (*storage.Node, err
 const defaultCacheSize = 32 << 20
 
 // start makes what a fetch needs.
-func (i *Image) start(opt Options) {
-	if opt.CacheSize <= 0 {
-		opt.CacheSize = defaultCacheSize
+func (i *Image) start() {
+	if i.opt.CacheSize <= 0 {
+		i.opt.CacheSize = defaultCacheSize
 	}
 	i.says = i.sayings()
 	i.prealloc.turn = make(chan struct{}, 1)
@@ -144,18 +176,18 @@ func (i *Image) start(opt Options) {
 		return &b
 	}
 	// A page of the L1 table maps as many bytes as 64 or more slices.
-	most := opt.CacheSize / i.pieceSize
-	i.l1Page = newCache(i.l1Pages(), most/64, i.loadPiece)
-	i.l2 = newCache(i.slices(), most-most/64, i.loadPiece)
+	most, size := i.opt.CacheSize/i.pieceSize, guestOffset(i.Size())
+	i.l1Page = newCache(i.l1Pages(size), most/64, i.loadPage)
+	i.l2 = newCache(i.slices(size), most-most/64, i.loadSlice)
 	i.codec = codec.Deflate()
-	if i.header.compressionType == compressionZstd {
+	if i.state.Load().header.compressionType == compressionZstd {
 		i.codec = codec.Zstd()
 	}
 }
 
 // Size is the virtual size in bytes, a multiple of 512: what the image says is
 // rounded down, as QEMU does.
-func (i *Image) Size() int64 { return int64(i.size) }
+func (i *Image) Size() int64 { return i.size.Load() }
 
 // Limit says that the cluster size is the best request size.
 func (i *Image) Limit(_ context.Context, which storage.Limit) (int64, error) {
@@ -165,12 +197,24 @@ func (i *Image) Limit(_ context.Context, which storage.Limit) (int64, error) {
 	return max(int64(1)<<i.clusterBits, 4096), nil // 2 MiB at most, as the limit
 }
 
-// Close makes every later call fail and drops the cache. The nodes stay open.
+// Close makes every later call fail and drops the cache. What was written is
+// made durable first, what was freed is freed on disk too, and the image is
+// marked clean; where that fails the error says so, and the image on disk is as
+// after a crash: consistent, with clusters that may have leaked. The nodes stay
+// open.
 func (i *Image) Close() error {
-	i.closed.Store(true)
+	i.starting.Lock()
+	defer i.starting.Unlock()
+	if i.closed.Swap(true) {
+		return nil
+	}
+	var err error
+	if w := i.writer.Load(); w != nil {
+		err = w.close()
+	}
 	i.l1Page.clear()
 	i.l2.clear()
-	return nil
+	return err
 }
 
 func (i *Image) checkOpen() error {

@@ -81,7 +81,7 @@ func (i *Image) detectPreallocation(ctx context.Context) (bool, error) {
 
 // countUsed counts the first clusters that have a refcount, up to enough.
 func (i *Image) countUsed(ctx context.Context, clusters, enough int64) (int64, error) {
-	h := &i.header
+	h := &i.state.Load().header
 	perBlock := int64(1) << (h.clusterBits + 3 - h.refcountOrder)
 	blocks := min(ceilDiv(clusters, perBlock), int64(h.refcountTableClusters)<<(h.clusterBits-3))
 	table := window{source: i.src}
@@ -115,12 +115,13 @@ func (i *Image) countBlock(ctx context.Context, at hostOffset, n int64) (int64, 
 	buf := i.reads.Get().(*[]byte)
 	defer i.reads.Put(buf)
 	var used int64
-	inPiece := i.pieceSize << 3 >> i.header.refcountOrder
+	order := i.state.Load().header.refcountOrder
+	inPiece := i.pieceSize << 3 >> order
 	for ; n > 0; n -= inPiece {
 		if err := i.src.read(ctx, *buf, at); err != nil {
 			return 0, err
 		}
-		used += countRefcounts(*buf, i.header.refcountOrder, int(min(n, inPiece)))
+		used += countRefcounts(*buf, order, int(min(n, inPiece)))
 		at += hostOffset(i.pieceSize)
 	}
 	return used, nil

@@ -35,12 +35,25 @@ func (i *Image) Snapshots(ctx context.Context) ([]Snapshot, error) {
 	return all, err
 }
 
-// walkSnapshots checks the snapshot table entry by entry, and hands each to
-// visit, unless that is nil: names are not read then.
-func (i *Image) walkSnapshots(ctx context.Context, w *window, visit func(*Snapshot)) error {
-	table := hostOffset(i.header.snapshotsOffset)
+// A snapshotEntry is where an entry of the snapshot table is, and its fixed
+// part.
+type snapshotEntry struct {
+	at       int64  // in the table
+	fixed    []byte // the header and what there may be of the extra data; valid during the visit
+	extra    int64  // bytes of extra data that are there
+	id, name int64  // bytes
+}
+
+// end is where the entry ends in the table.
+func (e *snapshotEntry) end() int64 { return e.at + snapshotHeaderSize + e.extra + e.id + e.name }
+
+// walkSnapshotEntries checks the snapshot table entry by entry, and hands each to
+// visit. Names are not read.
+func (i *Image) walkSnapshotEntries(ctx context.Context, w *window, visit func(e *snapshotEntry) error) error {
+	h := &i.state.Load().header
+	table := hostOffset(h.snapshotsOffset)
 	var at int64 // in the table, at most its largest size and an entry
-	for number := range i.header.snapshots {
+	for number := range h.snapshots {
 		at = (at + 7) &^ 7
 		b, err := w.at(ctx, table, at, snapshotHeaderSize+knownExtra)
 		if err != nil {
@@ -50,25 +63,39 @@ func (i *Image) walkSnapshots(ctx context.Context, w *window, visit func(*Snapsh
 		if extra > maxSnapshotExtra {
 			return corrupt("snapshot table: entry %d has %d bytes of extra data, may be %d at most", number, extra, maxSnapshotExtra)
 		}
-		id, name := int64(binary.BigEndian.Uint16(b[12:])), int64(binary.BigEndian.Uint16(b[14:]))
-		idAt := at + snapshotHeaderSize + extra
-		at = idAt + id + name
+		e := snapshotEntry{at: at, fixed: b, extra: extra}
+		e.id, e.name = int64(binary.BigEndian.Uint16(b[12:])), int64(binary.BigEndian.Uint16(b[14:]))
+		at = e.end()
 		if at > maxSnapshotTable {
 			return corrupt("snapshot table: entry %d ends at %d, may be %d at most", number, at, maxSnapshotTable)
 		}
-		if visit == nil {
-			continue
-		}
-		s := decodeSnapshot(b, extra, int64(i.size))
-		if s.ID, err = i.src.readString(ctx, table+hostOffset(idAt), id); err == nil {
-			s.Name, err = i.src.readString(ctx, table+hostOffset(idAt+id), name)
-		}
-		if err != nil {
+		if err := visit(&e); err != nil {
 			return fmt.Errorf("qcow2: snapshot table: entry %d: %w", number, err)
 		}
-		visit(s)
 	}
 	return nil
+}
+
+// walkSnapshots checks the snapshot table, and hands each snapshot to visit,
+// unless that is nil: names are not read then.
+func (i *Image) walkSnapshots(ctx context.Context, w *window, visit func(*Snapshot)) error {
+	table := hostOffset(i.state.Load().header.snapshotsOffset)
+	return i.walkSnapshotEntries(ctx, w, func(e *snapshotEntry) error {
+		if visit == nil {
+			return nil
+		}
+		s := decodeSnapshot(e.fixed, e.extra, i.Size())
+		idAt := table + hostOffset(e.at+snapshotHeaderSize+e.extra)
+		var err error
+		if s.ID, err = i.src.readString(ctx, idAt, e.id); err != nil {
+			return err
+		}
+		if s.Name, err = i.src.readString(ctx, idAt+hostOffset(e.id), e.name); err != nil {
+			return err
+		}
+		visit(s)
+		return nil
+	})
 }
 
 // decodeSnapshot is a table entry but for its strings. b holds the header and

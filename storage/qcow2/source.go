@@ -9,7 +9,7 @@ import (
 	"github.com/extentd/extentd/storage"
 )
 
-// A source reads an image's metadata. What lies past the end of the file reads
+// A source reads and writes an image's metadata. What lies past the end of the file reads
 // as zeros, as it does in QEMU. Its errors do not say what was read.
 type source struct {
 	node  *storage.Node
@@ -57,6 +57,24 @@ func (s source) readAligned(ctx context.Context, p []byte, at int64) error {
 	case err == nil:
 		return fmt.Errorf("%s: %w: read of %d bytes at %#x gave %d and no error", s.node.Name(), storage.ErrContract, len(p), at, n)
 	}
+	return err
+}
+
+// write writes p at off, of whole blocks of the node: what else is in them is
+// read and written back.
+func (s source) write(ctx context.Context, p []byte, off hostOffset) error {
+	at, n := int64(off), int64(len(p))
+	if (at|n)&(s.align-1) == 0 {
+		_, err := s.node.WriteAt(ctx, p, at)
+		return err
+	}
+	skip := at & (s.align - 1)
+	buf := make([]byte, ceilDiv(skip+n, s.align)*s.align)
+	if err := s.readAligned(ctx, buf, at-skip); err != nil {
+		return err
+	}
+	copy(buf[skip:], p)
+	_, err := s.node.WriteAt(ctx, buf, at-skip)
 	return err
 }
 

@@ -26,10 +26,10 @@ func (i *Image) addExtended(s *slice, base guestOffset, span span, r *request) e
 		var err error
 		switch whole := guest >= r.low; {
 		case kind == kindCompressed:
-			err = i.add(r.into, kind, e, guest, 0, i.clusterSize())
+			err = i.add(r, kind, e, guest, 0, i.clusterSize())
 		case whole && (bitmap == 0 || bitmap == allAllocated || bitmap == allZero):
 			run = i.run(s.entries[2*k:2*span.to], 2, kind)
-			err = i.add(r.into, i.subkind(kind, bitmap, 0), e, guest, 0, int64(run)<<i.clusterBits)
+			err = i.add(r, i.subkind(kind, bitmap, 0), e, guest, 0, int64(run)<<i.clusterBits)
 		default:
 			err = i.addSubclusters(kind, e, bitmap, guest, r)
 		}
@@ -45,11 +45,11 @@ func (i *Image) addExtended(s *slice, base guestOffset, span span, r *request) e
 // as far as they are wanted.
 func (i *Image) addSubclusters(kind clusterKind, e, bitmap uint64, guest guestOffset, r *request) error {
 	from := int(max(0, r.low-guest) >> i.subclusterBits)
-	end := min(i.size, r.high) - guest
+	end := min(r.size, r.high) - guest
 	for from < subclusters && guestOffset(from)<<i.subclusterBits < end {
 		n := sameSubclusters(bitmap, from)
 		skip, length := int64(from)<<i.subclusterBits, int64(n)<<i.subclusterBits
-		if err := i.add(r.into, i.subkind(kind, bitmap, from), e, guest, skip, length); err != nil {
+		if err := i.add(r, i.subkind(kind, bitmap, from), e, guest, skip, length); err != nil {
 			return err
 		}
 		from += n
