@@ -22,8 +22,9 @@ type Claim struct {
 
 	d         *Device
 	blocks    []ClaimedBlocks
-	mu        sync.Mutex // protects published; never held while the map changes
+	mu        sync.Mutex // protects all below; never held while the map changes
 	published []reach    // in no order, without overlaps; those under way too
+	done      []reach    // those of them that show, sorted; neighbours are one
 }
 
 // ClaimedBlocks are where a part of a claim lies.
@@ -51,11 +52,23 @@ func (c *claims) check(off, n int64) error {
 		return nil
 	}
 	for _, claim := range *live {
-		if (reach{claim.Offset, claim.Offset + claim.Length}).overlaps(off, off+n) {
+		if claim.holds(off, off+n) {
 			return fmt.Errorf("block: %w: %d bytes at %d are claimed", storage.ErrConflict, claim.Length, claim.Offset)
 		}
 	}
 	return nil
+}
+
+// holds reports whether the claim covers a part of [lo, hi) that it has not
+// published.
+func (c *Claim) holds(lo, hi int64) bool {
+	lo, hi = max(lo, c.Offset), min(hi, c.Offset+c.Length)
+	if lo >= hi {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !slices.ContainsFunc(c.done, func(d reach) bool { return d.lo <= lo && hi <= d.hi })
 }
 
 func (c *claims) change(f func([]*Claim) []*Claim) {
@@ -159,8 +172,10 @@ func (c *Claim) Publish(ctx context.Context, off, n int64) error {
 	err := c.publish(ctx, part)
 	if err != nil {
 		c.drop(part)
+		return err
 	}
-	return err
+	c.finish(part)
+	return nil
 }
 
 // take marks a part as published.
@@ -180,6 +195,26 @@ func (c *Claim) drop(part reach) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.published = slices.DeleteFunc(c.published, func(p reach) bool { return p == part })
+}
+
+// finish lets others write to a part that shows.
+func (c *Claim) finish(part reach) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	at := slices.IndexFunc(c.done, func(d reach) bool { return d.lo > part.lo })
+	if at < 0 {
+		at = len(c.done)
+	}
+	c.done = slices.Insert(c.done, at, part)
+	merged := c.done[:1]
+	for _, d := range c.done[1:] {
+		if last := &merged[len(merged)-1]; last.hi == d.lo {
+			last.hi = d.hi
+		} else {
+			merged = append(merged, d)
+		}
+	}
+	c.done = merged
 }
 
 func (c *Claim) publish(ctx context.Context, part reach) error {

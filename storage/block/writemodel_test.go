@@ -174,6 +174,7 @@ func (s *disk) claim(t *rapid.T) {
 		if err := c.Publish(ctx, b.Offset, part); !errors.Is(err, storage.ErrConflict) {
 			t.Fatalf("published twice: %v", err)
 		}
+		must(t, s.d.WriteAt(ctx, p[:part], b.Offset)) // it is as any other now
 		copy(s.bytes[b.Offset:hi], p)
 	}
 }

@@ -95,8 +95,8 @@ func (i *Image) Check(ctx context.Context, opt CheckOptions) (CheckResult, error
 	err := i.quiesced(ctx, func(w *writer) error {
 		var err error
 		res, err = checkSource(ctx, w.src, opt, w.reserved.list)
-		if opt.Repair != RepairNone && (err == nil || !errors.Is(err, storage.ErrCorrupt)) {
-			err = errors.Join(err, w.fail(w.reload(context.WithoutCancel(ctx))))
+		if opt.Repair != RepairNone {
+			err = errors.Join(err, w.reload(context.WithoutCancel(ctx)))
 		}
 		return err
 	})
@@ -146,6 +146,8 @@ type checker struct {
 	snapshots []checkedSnapshot
 	cutShort  bool // snapshots: the table has to be written anew
 	table     []uint64
+	mendable  bool   // there are entries that can be mended
+	mending   bool   // and they are
 	rebuild   bool   // the refcount structures cannot be mended in place
 	unusable  runs   // clusters whose refcounts cannot be read
 	l1, l2    []byte // buffers

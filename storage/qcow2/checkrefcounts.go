@@ -15,6 +15,10 @@ func (c *checker) perBlock() int64 {
 func (c *checker) countRefcounts(ctx context.Context) error {
 	h := &c.header
 	bytes := int64(h.refcountTableClusters) << h.clusterBits
+	first := int64(h.refcountTableOffset) >> h.clusterBits
+	if c.opt.Repair == RepairAll && c.counts.used(first, first+int64(h.refcountTableClusters)) {
+		c.rebuild = true // elsewhere it is safe from what else believes to be there
+	}
 	if err := c.countMetadata(h.refcountTableOffset, bytes); err != nil {
 		return err
 	}
@@ -23,11 +27,6 @@ func (c *checker) countRefcounts(ctx context.Context) error {
 	}
 	if bytes == 0 {
 		c.rebuild = true
-	}
-	for n := range ceilDiv(bytes, c.clusterSize()) {
-		cluster := int64(h.refcountTableOffset)>>c.clusterBits + n
-		// Elsewhere it is safe from what else believes to be there.
-		c.rebuild = c.rebuild || c.opt.Repair == RepairAll && c.counts.get(cluster) > 1
 	}
 	for number, entry := range c.table {
 		off := entry &^ refcountReserved
@@ -47,12 +46,13 @@ func (c *checker) countRefcounts(ctx context.Context) error {
 			c.rebuild = true
 			continue
 		}
+		// Where refcounts are narrow the count may not tell.
+		c.rebuild = c.rebuild || c.counts.get(int64(off)>>c.clusterBits) != 0
 		if err := c.countMetadata(off, c.clusterSize()); err != nil {
 			return err
 		}
 		if n := c.counts.get(int64(off) >> c.clusterBits); n != 1 {
 			c.corruption("refcount table: entry %d is %#x: there are %d references to the block", number, entry, n)
-			c.rebuild = true
 		}
 	}
 	return nil

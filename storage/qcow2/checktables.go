@@ -22,11 +22,6 @@ func (c *checker) countAll(ctx context.Context) error {
 	if c.counts == nil {
 		c.counts = newCounts(c.header.refcountOrder)
 	}
-	for _, r := range c.held {
-		if err := c.count(uint64(r.start)<<c.clusterBits, r.count<<c.clusterBits); err != nil {
-			return err
-		}
-	}
 	if err := c.countContent(ctx); err != nil {
 		return err
 	}
@@ -39,6 +34,14 @@ func (c *checker) countAll(ctx context.Context) error {
 // countContent counts everything but the snapshot table and what holds the
 // refcounts.
 func (c *checker) countContent(ctx context.Context) error {
+	for _, r := range c.held { // the file may end before them
+		for cluster := r.start; cluster < r.end(); cluster++ {
+			if _, err := c.counts.add(cluster); err != nil {
+				return err
+			}
+		}
+		c.end = max(c.end, r.end())
+	}
 	if err := c.countMetadata(0, c.clusterSize()); err != nil {
 		return err
 	}
@@ -62,7 +65,7 @@ func (c *checker) count(off uint64, n int64) error {
 	}
 	if !c.inFile(off, n) {
 		c.corruption("%d bytes at %#x are referred to, past the end of the file at %#x", n, off, c.fileEnd)
-		return nil
+		return c.avoid(off, n)
 	}
 	first, last := int64(off)>>c.clusterBits, (int64(off)+n-1)>>c.clusterBits
 	c.end = max(c.end, last+1)
@@ -73,6 +76,25 @@ func (c *checker) count(off uint64, n int64) error {
 		}
 		if !ok {
 			c.corruption("cluster %d is referred to more often than a refcount of %d bits can say", cluster, c.info.RefcountBits)
+		}
+	}
+	return nil
+}
+
+// maxAvoid is how many clusters past the end of the file are looked after.
+const maxAvoid = 1 << 16
+
+// avoid keeps new metadata away from what is referred to past the end: the file
+// may come to hold it.
+func (c *checker) avoid(off uint64, n int64) error {
+	if c.opt.Repair != RepairAll || off > uint64(hostEnd) || n > hostEnd {
+		return nil
+	}
+	first := int64(off) >> c.clusterBits
+	last := min((int64(off)+n-1)>>c.clusterBits, ceilDiv(c.fileEnd, c.clusterSize())+maxAvoid)
+	for cluster := first; cluster <= last; cluster++ {
+		if err := c.counts.mark(cluster); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -103,7 +125,7 @@ func (c *checker) countTables(ctx context.Context, at uint64, entries uint32, ac
 	}
 	return c.walkL1(ctx, at, entries, func(l1 []uint64, first int64) error {
 		for k := 0; k < len(l1); {
-			n, err := c.countL2Tables(ctx, l1[k:], first+int64(k), active)
+			n, err := c.countL2Tables(ctx, l1[k:], at+uint64(first+int64(k))*l1EntrySize, active)
 			if err != nil {
 				return err
 			}
@@ -137,14 +159,21 @@ func (c *checker) walkL1(ctx context.Context, at uint64, entries uint32, visit f
 
 // countL2Tables counts the L2 table that the first entry refers to, and those
 // of the entries after it as far as they follow it in the file. It returns how
-// many entries that were.
-func (c *checker) countL2Tables(ctx context.Context, l1 []uint64, number int64, active bool) (int, error) {
+// many entries that were. The first is at an offset.
+func (c *checker) countL2Tables(ctx context.Context, l1 []uint64, entryAt uint64, active bool) (int, error) {
 	if l1[0] == 0 {
 		n := 1
 		for n < len(l1) && l1[n] == 0 {
 			n++
 		}
 		return n, nil
+	}
+	if l1[0]&l1OffsetMask == 0 && c.mend() {
+		// Nowhere is it said what flags alone mean. QEMU takes the header for
+		// an L2 table then.
+		c.res.CorruptionsFixed++
+		c.describe("l1 entry at %#x is %#x: flags without a table", entryAt, l1[0])
+		return 1, c.write(ctx, make([]byte, l1EntrySize), entryAt)
 	}
 	tables, n, err := c.readL2Tables(ctx, l1)
 	if err != nil {
@@ -153,13 +182,13 @@ func (c *checker) countL2Tables(ctx context.Context, l1 []uint64, number int64, 
 	for k := range n {
 		at := l1[k] & l1OffsetMask
 		if l1[k]&l1Reserved != 0 {
-			c.corruption("l1 entry %d is %#x: reserved bits are set", number+int64(k), l1[k])
+			c.corruption("l1 entry at %#x is %#x: reserved bits are set", entryAt+uint64(k)*l1EntrySize, l1[k])
 		}
 		if err := c.count(at, c.clusterSize()); err != nil {
 			return 0, err
 		}
 		if at&uint64(c.clusterSize()-1) != 0 {
-			c.corruption("l1 entry %d is %#x: the l2 table is not aligned to a cluster", number+int64(k), l1[k])
+			c.corruption("l1 entry at %#x is %#x: the l2 table is not aligned to a cluster", entryAt+uint64(k)*l1EntrySize, l1[k])
 		}
 		if err := c.countL2(ctx, tables[int64(k)<<c.clusterBits:][:c.clusterSize()], at, active); err != nil {
 			return 0, err
@@ -257,7 +286,7 @@ func (c *checker) countEntry(ctx context.Context, b []byte, at, e, bitmap uint64
 		c.corruption("l2 entry at %#x is %#x: the cluster is not aligned", at, e)
 		// Without data nothing is lost by giving the cluster up.
 		empty := kind == kindZeroAlloc || c.extended && uint32(bitmap) == 0
-		if empty && c.opt.Repair == RepairAll && !c.overlaps(at) {
+		if empty && c.mend() && !c.overlaps(at) {
 			return kindZeroPlain, c.zeroEntry(ctx, b, at, bitmap)
 		}
 	}
@@ -286,6 +315,13 @@ func (c *checker) countCompressed(at, e, bitmap uint64, active bool) error {
 		c.res.FragmentedClusters++ // by nature
 	}
 	return c.count(uint64(off), int64(n))
+}
+
+// mend reports whether entries are to be mended. It takes note that there is
+// one: it is done when all metadata is known, so that nothing else is hit.
+func (c *checker) mend() bool {
+	c.mendable = true
+	return c.mending
 }
 
 // overlaps reports whether the L2 entry at an offset lies in what is no L2 table,

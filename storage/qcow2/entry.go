@@ -97,7 +97,9 @@ func (w *writer) nextData(c *change, e *edit, old entry, kind clusterKind, guest
 		}
 	}
 	if w.extended {
-		if lost := old.bitmap &^ covered & allAllocated; covered != allAllocated && (lost != 0 || kind == kindCompressed) {
+		// What a shrink has left beyond the size is nobody's.
+		inside := w.subclusterMask(guest, guest, min(guest+guestOffset(w.clusterSize()), guestOffset(w.Size())))
+		if lost := old.bitmap &^ covered & inside; covered&inside != inside && (lost != 0 || kind == kindCompressed) {
 			return old, false, conflict(guest, "data of the cluster outside of the range would be lost")
 		}
 		next.bitmap = covered | old.bitmap&allZero&^(covered<<subclusters)

@@ -72,7 +72,7 @@ func testCrashes(t *testing.T, w *written, rng *rand.Rand) {
 	}
 	w.ok(w.image.Close())
 	moments = append(moments, moment{journal.Len(), true, bytes.Clone(w.model)})
-	for range 40 {
+	for range 15 {
 		at := rng.IntN(journal.Len() + 1)
 		opt := storagetest.CutOptions{Seed: rng.Uint64(), Drop: rng.IntN(4) > 0}
 		t.Logf("cut at %d of %d, %+v", at, journal.Len(), opt)

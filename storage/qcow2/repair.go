@@ -25,7 +25,7 @@ func (c *checker) repair(ctx context.Context) error {
 	if err := c.readSnapshots(ctx); err != nil {
 		return err
 	}
-	if err := c.countAll(ctx); err != nil {
+	if err := c.countAndMend(ctx); err != nil {
 		return err
 	}
 	before := c.res
@@ -64,6 +64,18 @@ func (c *checker) repair(ctx context.Context) error {
 		return nil
 	}
 	return c.clearIncompatible(ctx, incompatDirty|incompatCorrupt)
+}
+
+// countAndMend counts everything, and once more where there are entries that can
+// be mended.
+func (c *checker) countAndMend(ctx context.Context) error {
+	fresh := c.res
+	if err := c.countAll(ctx); err != nil || !c.mendable || c.opt.Repair != RepairAll {
+		return err
+	}
+	c.res, c.rebuild, c.mending = fresh, false, true
+	c.counts.clear()
+	return c.countAll(ctx)
 }
 
 // clearAutoclear clears the bits of features that are not known, before
@@ -157,11 +169,6 @@ func (r *rebuilding) run(ctx context.Context) error {
 	// clusters are marked.
 	r.counts.clear()
 	r.res = CheckResult{Errors: r.res.Errors[:len(r.res.Errors):len(r.res.Errors)]}
-	for _, h := range r.held {
-		if err := r.count(uint64(h.start)<<r.clusterBits, h.count<<r.clusterBits); err != nil {
-			return err
-		}
-	}
 	if err := r.countContent(ctx); err != nil {
 		return err
 	}

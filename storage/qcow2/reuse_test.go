@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -131,7 +132,7 @@ func TestReuseUnderReaders(t *testing.T) {
 			stop.Store(true)
 			wg.Wait()
 			w.ok(w.image.Close())
-			if out := w.check(); !bytes.Contains([]byte(out), []byte("No errors")) {
+			if out := w.check(); !strings.Contains(out, "No errors") {
 				t.Error(out)
 			}
 		})
@@ -234,4 +235,44 @@ func TestFlushesShare(t *testing.T) {
 	if err := i.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestUpdateDuringSync updates while a commit waits for its first sync: what that
+// refers to is not in use on disk yet, so the commit must not write it.
+func TestUpdateDuringSync(t *testing.T) {
+	var i *qcow2.Image
+	var syncs atomic.Int64
+	hook := func(ctx context.Context, op *storagetest.Op) error {
+		if op.Kind != storagetest.OpFlush || syncs.Add(1) != 1 {
+			return nil
+		}
+		for guest := range int64(40) { // in the same slice, and in others
+			b, err := i.Alloc(ctx, 4096, storage.AllocOptions{})
+			if err == nil {
+				err = i.Update(ctx, guest*3<<12, 4096, storage.Target{Kind: storage.ToData, Node: b.Node, NodeOffset: b.Offset})
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	w := &written{t: t, dir: t.TempDir()}
+	create(t, w.dir, "image", 1<<20, "cluster_size=4k")
+	w.file = storagetest.NewMemFileWith(storagetest.MemOptions{Hook: hook})
+	w.file.Put(load(t, w.dir, "image"), 0)
+	w.model = make([]byte, 1<<20)
+	w.open()
+	i = w.image
+	w.write([]byte("one"), 0)
+	w.ok(i.Flush(t.Context()))
+	now := w.file
+	w.file = now.Clone()
+	if out := w.check(); strings.Contains(out, "ERROR") {
+		t.Errorf("after the commit:\n%s", out)
+	}
+	w.file = now
+	w.model[0], w.model[1], w.model[2] = 0, 0, 0 // replaced
+	w.ok(i.Flush(t.Context()))
+	w.close()
 }

@@ -10,8 +10,8 @@ import (
 
 // Update makes the range what the target says, in memory: on disk it is after a
 // Flush. It leaves the entries that QEMU does. In version 2, which has no zero
-// clusters, ToUnmapped and ToZero over a backing fail with
-// [storage.ErrUnsupported], and ToAnchored where blocks are allocated. Where
+// clusters, nothing of this can be said over a backing, nor ToAnchored where
+// blocks are allocated: that fails with [storage.ErrUnsupported]. Where
 // blocks are not reserved, nor what the range has already, it fails with
 // [storage.ErrConflict]. What is unallocated and stays so costs nothing.
 //
@@ -72,11 +72,10 @@ func (w *writer) newChange(off, n int64, to storage.Target) (*change, error) {
 	case storage.ToData:
 		c.host = to.NodeOffset - off
 		return c, w.checkTarget(off, n, to)
-	case storage.ToUnmapped, storage.ToZero:
+	case storage.ToUnmapped, storage.ToZero, storage.ToAnchored:
 		if w.info.Version < 3 && c.backed {
 			return nil, unsupported("%v at %d: version 2 has no zero clusters, and the image a backing", to.Kind, off)
 		}
-	case storage.ToAnchored:
 	default:
 		return nil, fmt.Errorf("qcow2: %w: %v", storage.ErrUnsupported, to.Kind)
 	}

@@ -56,6 +56,14 @@ func (w *writer) usable() error {
 	return w.checkOpen()
 }
 
+// Failed reports whether a failed write of metadata or a failed sync, or the
+// discovery of corruption, has taken the image out of service. It costs two
+// atomic loads.
+func (i *Image) Failed() bool {
+	w := i.writer.Load()
+	return w != nil && w.failure.Load() != nil
+}
+
 // lock takes w.mu, unless the image is out of service or closed.
 func (w *writer) lock() error {
 	w.mu.Lock()

@@ -143,6 +143,9 @@ func (i *Image) flush(ctx context.Context) error {
 	return fmt.Errorf("%w: %w", storage.ErrOutOfService, err)
 }
 
+// Failed reports whether a failed sync has taken the image out of service.
+func (i *Image) Failed() bool { return i.failed.Load() }
+
 // Resize sets the size of the file. It has no backing, whatever the options say.
 func (i *Image) Resize(ctx context.Context, size int64, opt storage.ResizeOptions) error {
 	err := i.begin(ctx, 0, 0)
