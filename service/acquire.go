@@ -128,7 +128,7 @@ func (s *Service) land(name string, f *flight, h *Handle, err error) {
 		before.Release()
 	}
 	if h != nil && abandoned {
-		h.close()
+		s.report(name, h.close())
 	}
 }
 

@@ -28,21 +28,8 @@ type openLayer struct {
 	data *storage.Node // nil: no external data file
 }
 
-// openImage opens an image with all its layers. No lock is held.
-func (s *Service) openImage(ctx context.Context, name string) (*Handle, error) {
-	top, err := s.find(name)
-	if err != nil {
-		return nil, err
-	}
-	c := &chain{s: s}
-	h, err := c.open(ctx, name, top)
-	if err != nil {
-		return nil, errors.Join(err, c.close())
-	}
-	return h, nil
-}
-
-func (c *chain) open(ctx context.Context, name string, top source) (*Handle, error) {
+// open opens all layers.
+func (c *chain) open(ctx context.Context, name string, top source) (*image, error) {
 	what := fmt.Sprintf("image %q", name)
 	for found := []source{top}; len(found) > 0; {
 		if len(c.layers) >= maxLayers {
@@ -59,13 +46,17 @@ func (c *chain) open(ctx context.Context, name string, top source) (*Handle, err
 			return nil, fmt.Errorf("%s: %w", what, unavailable(err))
 		}
 	}
-	device, err := c.device()
-	if err != nil {
+	i := &image{s: c.s, chain: *c, turn: make(chan struct{}, 1)}
+	if l, ok := c.layers[0].Mapper.(failer); ok {
+		i.failed = l.Failed
+	}
+	i.counts.start(c.s.generations(c.s.keyOf(&top, c.files[0].identity), c))
+	var err error
+	if i.device, err = i.chain.device(i.counts.changing); err != nil {
 		return nil, fmt.Errorf("image %q: %w", name, err)
 	}
-	h := &Handle{s: c.s, name: name, chain: *c, device: device}
-	h.generation, h.dataGeneration = c.generations()
-	return h, nil
+	c.caches = i.chain.caches
+	return i, nil
 }
 
 // addLayer opens the layer in the first of the files that can be opened.
@@ -139,8 +130,12 @@ func (c *chain) trim(granted int64, l *Layer) {
 	}
 }
 
-// device composes the layers.
-func (c *chain) device() (*block.Device, error) {
+// A failer is a mapper that knows whether a failed write has taken it out of
+// service.
+type failer interface{ Failed() bool }
+
+// device composes the layers. It calls changing before and after each change.
+func (c *chain) device(changing func(mapping bool)) (*block.Device, error) {
 	mappers := make([]storage.Mapper, len(c.layers))
 	for i := range c.layers {
 		mappers[i] = c.layers[i].Mapper
@@ -151,18 +146,27 @@ func (c *chain) device() (*block.Device, error) {
 	}
 	unpacked := c.s.caches.take(leastUnpacked, mostUnpacked)
 	c.caches += unpacked
-	return block.New(mappers, block.Options{Nodes: nodes, UnpackedCache: unpacked, Check: c.s.opt.Check})
+	return block.New(mappers, block.Options{Nodes: nodes, UnpackedCache: unpacked, Check: c.s.opt.Check, Changing: changing})
 }
 
 // close closes the layers and then the files below them.
 func (c *chain) close() error {
+	return errors.Join(c.closeLayers(), c.closeFiles())
+}
+
+func (c *chain) closeLayers() error {
 	var errs []error
 	for _, l := range c.layers {
 		errs = append(errs, l.Mapper.Close())
 	}
 	c.s.caches.put(c.caches)
-	for _, f := range c.files {
-		errs = append(errs, f.node.Close())
+	return errors.Join(errs...)
+}
+
+func (c *chain) closeFiles() error {
+	var errs []error
+	for i := range c.files {
+		errs = append(errs, c.s.files.put(c.files[i].shared, i > 0))
 	}
 	return errors.Join(errs...)
 }

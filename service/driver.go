@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"github.com/extentd/extentd/storage"
-	"github.com/extentd/extentd/storage/raw"
 )
 
 // A Driver opens layers of one format.
@@ -15,6 +14,14 @@ type Driver struct {
 	Children bool
 	// Open opens the layer in node, which it does not close.
 	Open func(ctx context.Context, node *storage.Node, opt DriverOptions) (Layer, error)
+	// Peek reads what the image in node stores of its children. It opens none
+	// of them. Nil: images of the format have none.
+	Peek func(ctx context.Context, node *storage.Node) (Names, error)
+	// Create makes a new image in node, which is empty. Nil: it cannot.
+	Create func(ctx context.Context, node *storage.Node, opt CreateOptions) error
+	// Check checks, and repairs, the image in node where it cannot be opened
+	// otherwise: nobody else uses it. Nil: the format has nothing to check.
+	Check func(ctx context.Context, node *storage.Node, opt CheckOptions) (*CheckReport, error)
 }
 
 // DriverOptions are what a driver may ask its caller for.
@@ -35,18 +42,7 @@ type Layer struct {
 	ClusterSize int64
 	// Describe tells what is particular to a qcow2 image; nil: it is none.
 	Describe func(ctx context.Context) (*QCOW2, error)
-}
-
-// RawDriver opens raw images.
-func RawDriver() Driver {
-	return Driver{
-		Extensions: []string{".raw", ".img"},
-		Open: func(ctx context.Context, node *storage.Node, _ DriverOptions) (Layer, error) {
-			i, err := raw.New(ctx, node)
-			if err != nil {
-				return Layer{}, err
-			}
-			return Layer{Mapper: i}, nil
-		},
-	}
+	// Check checks the layer, and repairs one that is written to; nil: there is
+	// nothing to check.
+	Check func(ctx context.Context, repair string) (*CheckReport, error)
 }

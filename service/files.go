@@ -23,7 +23,8 @@ const settle = 12 * time.Millisecond
 // An openFile is a file of an open image, and what it was when it was opened.
 type openFile struct {
 	source
-	file     *file.File
+	shared   *sharedFile
+	file     *file.File // of shared
 	node     *storage.Node
 	identity file.Identity
 }
@@ -48,21 +49,26 @@ func (c *chain) addFirst(ctx context.Context, found []source) (*openFile, error)
 
 // addFile opens a file, which must not be in the chain yet.
 func (c *chain) addFile(ctx context.Context, src *source) (*openFile, error) {
-	f, err := src.open(ctx)
+	below := len(c.files) > 0
+	f, err := c.s.files.get(ctx, src, below)
+	if errors.Is(err, storage.ErrConflict) { // with an image that may be idle
+		c.s.evictWriter(src)
+		f, err = c.s.files.get(ctx, src, below)
+	}
 	if err != nil {
 		return nil, err
 	}
-	id, err := settled(ctx, f)
+	id, err := settled(ctx, f.file)
 	if err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, errors.Join(err, c.s.files.put(f, below))
 	}
 	for i := range c.files {
-		if c.files[i].identity.SameFile(id) {
-			return nil, errors.Join(fmt.Errorf("%w: the chain of files loops", storage.ErrBackingUnavailable), f.Close())
+		if c.files[i].shared == f {
+			return nil, errors.Join(fmt.Errorf("%w: the chain of files loops", storage.ErrBackingUnavailable), c.s.files.put(f, below))
 		}
 	}
-	node := storage.NewNode(src.node, f, storage.NodeOptions{Check: c.s.opt.Check})
-	c.files = append(c.files, openFile{source: *src, file: f, node: node, identity: id})
+	node := storage.NewNode(src.node, f.file, storage.NodeOptions{Check: c.s.opt.Check})
+	c.files = append(c.files, openFile{source: *src, shared: f, file: f.file, node: node, identity: id})
 	return &c.files[len(c.files)-1], nil
 }
 

@@ -9,10 +9,11 @@ import (
 
 // generations derives the two generations of an image that is not written
 // here: from the format and the identity of every file, so that they hold
-// across restarts. That of the
-// file system is left out: it may change with a reboot.
-func (c *chain) generations() (mapping, data string) {
+// across restarts. That of the file system is left out: it may change with a
+// reboot.
+func (c *chain) generations(salt string) (mapping, data string) {
 	sum := sha256.New()
+	sum.Write([]byte(salt))
 	field := make([]byte, 0, 64)
 	for i := range c.files {
 		f := &c.files[i]

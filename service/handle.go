@@ -8,15 +8,13 @@ import (
 	"github.com/extentd/extentd/storage/block"
 )
 
-// A Handle is an open image. All who acquire it while its files are unchanged
-// share it; each releases it once.
+// A Handle is an open image under one of its names. All who acquire it while
+// its files are unchanged share it; each releases it once.
 type Handle struct {
-	s      *Service
-	name   string
-	chain  chain
-	device *block.Device
-
-	generation, dataGeneration string
+	s    *Service
+	name string
+	top  source // where the name leads
+	*image
 
 	refs   atomic.Int32  // users, and one more while the service keeps it
 	used   atomic.Bool   // since the janitor last looked
@@ -28,16 +26,29 @@ type Handle struct {
 // Name is the image's name.
 func (h *Handle) Name() string { return h.name }
 
-// Device reads the image and its map. It must not be used after Release.
+// Device reads the image and its map, and writes if the handle is Writable. It
+// must not be used after Release.
 func (h *Handle) Device() *block.Device { return h.device }
 
 // Generation is an opaque string of [A-Za-z0-9-] that changes when the map
-// does. While no file of the image changes it stays the same, across restarts
-// too.
-func (h *Handle) Generation() string { return h.generation }
+// does, before and after. While no file of the image changes it stays the same,
+// across restarts too. It never comes back for another map.
+func (h *Handle) Generation() string { return h.counts.mapping.current() }
 
 // DataGeneration likewise changes with any write.
-func (h *Handle) DataGeneration() string { return h.dataGeneration }
+func (h *Handle) DataGeneration() string { return h.counts.data.current() }
+
+// ClaimGeneration asks match whether the generation is the one that a change
+// was meant for, and advances it if so, at once: of two who race for the same
+// generation one gets true. A nil match always does.
+func (h *Handle) ClaimGeneration(match func(generation string) bool) bool {
+	return h.counts.claim(&h.counts.mapping, match)
+}
+
+// ClaimDataGeneration likewise claims the data generation.
+func (h *Handle) ClaimDataGeneration(match func(dataGeneration string) bool) bool {
+	return h.counts.claim(&h.counts.data, match)
+}
 
 // Path is where a node of the image is on the host, "" if it is none of its
 // nodes. It is for a local user: a server must not tell it.
@@ -55,7 +66,7 @@ func (h *Handle) Release() {
 	h.used.Store(true)
 	switch h.refs.Add(-1) {
 	case 0:
-		h.close()
+		h.s.report(h.name, h.close())
 	case 1:
 		if h.s.hungry.Load() > 0 {
 			h.s.evict(h)
@@ -63,17 +74,21 @@ func (h *Handle) Release() {
 	}
 }
 
-// close runs once: nobody holds the handle, and nobody can find it.
-func (h *Handle) close() {
-	// Nothing was written: that closing a file fails changes nothing.
-	_ = h.chain.close()
+// close runs once: nobody holds the handle, and nobody can find it. An error
+// says that what was written may not be on disk.
+func (h *Handle) close() error {
+	err := h.s.putImage(h.image)
 	<-h.tokens
+	return err
 }
 
 // current reports whether the files are what they were when the handle was
 // opened, as of Options.Recheck ago at most. Under load that spares a small read
 // a system call, 7 % of its time.
 func (h *Handle) current() bool {
+	if h.isBroken() {
+		return false
+	}
 	now := time.Now().UnixNano()
 	if since := now - h.seen.Load(); since >= 0 && since < int64(h.s.opt.Recheck) {
 		return true
@@ -88,18 +103,8 @@ func (h *Handle) current() bool {
 // unchanged looks at the files: the top one by its name, the others by their
 // descriptors.
 func (h *Handle) unchanged() bool {
-	top := &h.chain.files[0]
-	id, err := top.identify()
-	if err != nil || id != top.identity {
-		return false
-	}
-	for i := 1; i < len(h.chain.files); i++ {
-		f := &h.chain.files[i]
-		if id, err := f.file.Identity(); err != nil || id != f.identity {
-			return false
-		}
-	}
-	return true
+	id, err := h.top.identify()
+	return err == nil && h.image.current(id)
 }
 
 // LayerFormat is the format of the layer at depth.

@@ -1,6 +1,10 @@
 package service
 
-import "time"
+import (
+	"errors"
+	"sync/atomic"
+	"time"
+)
 
 // idleSweeps is how many sweeps in a row must find a handle unused before it is
 // closed. A sweep reads a flag: no request looks at the clock for it.
@@ -20,10 +24,17 @@ func (s *Service) janitor() {
 	}
 }
 
-// sweep closes the handles that were not used for idleSweeps sweeps.
+// sweep closes the handles that were not used for idleSweeps sweeps, and flushes
+// the images that were not written to for one.
 func (s *Service) sweep() {
 	var idle []*Handle
 	s.mu.Lock()
+	for _, o := range s.shared {
+		if i := o.image; i != nil && i.wantsFlush() {
+			i.refs++
+			s.work.Go(func() { s.flush(i) })
+		}
+	}
 	for name, h := range s.open {
 		if h.used.Swap(false) || h.refs.Load() > 1 {
 			h.quiet = 0
@@ -38,6 +49,37 @@ func (s *Service) sweep() {
 	for _, h := range idle {
 		h.Release()
 	}
+}
+
+// A flushState says what of an image's changes is known to be durable.
+type flushState struct {
+	busy           atomic.Bool
+	swept, durable atomic.Uint64 // data generations: at the last sweep, and at the last flush
+}
+
+// wantsFlush reports whether the image was written to, but not since the last
+// sweep, so that a crash long after a write loses little.
+func (i *image) wantsFlush() bool {
+	if !i.writing.Load() {
+		return false
+	}
+	now := i.counts.data.n.Load()
+	quiet := i.flushed.swept.Swap(now) == now
+	return quiet && now != i.flushed.durable.Load() && !i.broken.Load() && i.flushed.busy.CompareAndSwap(false, true)
+}
+
+// flush makes what was written to the image durable, and gives a reference back.
+func (s *Service) flush(i *image) {
+	now := i.counts.data.n.Load()
+	err := i.device.Flush(s.always) // the service waits for it
+	switch {
+	case err == nil:
+		i.flushed.durable.Store(now)
+	case outOfService(err):
+		i.fail()
+	}
+	i.flushed.busy.Store(false)
+	s.report(i.name, errors.Join(err, s.putImage(i)))
 }
 
 // evictIdlest closes the handle that is unused longest, if any is unused.

@@ -14,7 +14,7 @@ type Info struct {
 	Format         string // of the top layer, as are Size and Allocated
 	Size           int64
 	Allocated      int64 // on disk, with the external data file
-	ReadOnly       bool
+	ReadOnly       bool  // it is never written to; false does not say that the file lets us
 	Generation     string
 	DataGeneration string
 	Limits         storage.Limits
@@ -78,9 +78,9 @@ func (h *Handle) Info(ctx context.Context) (Info, error) {
 		Name:           h.name,
 		Format:         top.format,
 		Size:           h.device.Size(),
-		ReadOnly:       true,
-		Generation:     h.generation,
-		DataGeneration: h.dataGeneration,
+		ReadOnly:       h.ReadOnly(),
+		Generation:     h.Generation(),
+		DataGeneration: h.DataGeneration(),
 	}
 	var err error
 	if info.Limits, err = h.device.Limits(ctx); err != nil {

@@ -3,6 +3,7 @@ package service_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -35,7 +36,7 @@ func start(t testing.TB, opt service.Options) *service.Service {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := svc.Close(); err != nil {
+		if err := svc.Close(); err != nil && !errors.Is(err, storage.ErrClosed) { // the test may have closed it
 			t.Error(err)
 		}
 	})
@@ -147,4 +148,35 @@ func gatedDriver(gate func(ctx context.Context) error) service.Driver {
 		return open(ctx, node, opt)
 	}
 	return d
+}
+
+// flushDriver opens raw images that ask before they flush.
+func flushDriver(flush func() error) service.Driver {
+	d := service.RawDriver()
+	d.Extensions = []string{".counted"}
+	open := d.Open
+	d.Open = func(ctx context.Context, node *storage.Node, opt service.DriverOptions) (service.Layer, error) {
+		l, err := open(ctx, node, opt)
+		l.Mapper = &flushed{l.Mapper.(rawMapper), flush}
+		return l, err
+	}
+	return d
+}
+
+type rawMapper interface {
+	storage.WritableMapper
+	storage.Resizer
+	StartWriting(ctx context.Context) error
+}
+
+type flushed struct {
+	rawMapper
+	flush func() error
+}
+
+func (f *flushed) Flush(ctx context.Context) error {
+	if err := f.flush(); err != nil {
+		return err
+	}
+	return f.rawMapper.Flush(ctx)
 }

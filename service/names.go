@@ -25,6 +25,8 @@ type ImageSpec struct {
 	// Backing is the name of the image that backs this one, whatever name it
 	// stores. Default: the name that the image stores.
 	Backing string
+	// ReadOnly: the image is not written to. Default: false.
+	ReadOnly bool
 }
 
 // maxName is the longest name of an image, bytes.
@@ -60,7 +62,8 @@ func ParseImageSpec(text string) (ImageSpec, error) {
 	into := map[string]*string{"format": &spec.Format, "data-file": &spec.DataFile, "backing": &spec.Backing}
 	for _, field := range fields[1:] {
 		key, value, _ := strings.Cut(field, "=")
-		if field == "readonly" { // every image is, so far
+		if field == "readonly" {
+			spec.ReadOnly = true
 			continue
 		}
 		at := into[key]
@@ -149,10 +152,14 @@ func (s *Service) find(name string) (source, error) {
 // open opens the file, which must be a regular file or a block device.
 // While it is open here nobody else may write to it.
 func (s *source) open(ctx context.Context) (*file.File, error) {
+	return s.openWith(ctx, file.Options{})
+}
+
+func (s *source) openWith(ctx context.Context, opt file.Options) (*file.File, error) {
 	if s.root != nil {
-		return s.root.dir.Open(ctx, s.path, file.Options{})
+		return s.root.dir.Open(ctx, s.path, opt)
 	}
-	return file.Open(ctx, s.path, file.Options{})
+	return file.Open(ctx, s.path, opt)
 }
 
 // identify is the identity of the file that the name leads to now. It is not

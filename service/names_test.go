@@ -38,7 +38,7 @@ func TestParseImageSpec(t *testing.T) {
 		"d=a=b.raw,format=raw":  {Name: "d", Path: "a=b.raw", Format: "raw"},
 		"d=a,,b.raw,format=raw": {Name: "d", Path: "a,b.raw", Format: "raw"},
 		"d=x,format=qcow2,data-file=/d,,1,backing=b.raw,readonly": {
-			Name: "d", Path: "x", Format: "qcow2", DataFile: "/d,1", Backing: "b.raw",
+			Name: "d", Path: "x", Format: "qcow2", DataFile: "/d,1", Backing: "b.raw", ReadOnly: true,
 		},
 	}
 	for text, want := range good {

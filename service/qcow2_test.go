@@ -45,7 +45,7 @@ func TestQCOW2Chain(t *testing.T) {
 		t.Errorf("a snapshot of %v ago", age)
 	}
 	diff := cmp.Diff(service.Info{
-		Name: "top.qcow2", Format: "qcow2", Size: 1 << 20, ReadOnly: true,
+		Name: "top.qcow2", Format: "qcow2", Size: 1 << 20,
 		Generation: h.Generation(), DataGeneration: h.DataGeneration(),
 		Layers: []service.LayerInfo{
 			{Depth: 0, Format: "qcow2", Node: "top.qcow2", Size: 1 << 20, ClusterSize: 4096, BackingFile: "middle.qcow2", BackingFormat: "qcow2"},

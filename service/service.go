@@ -7,10 +7,15 @@
 // handle is of the files as they were at most a millisecond before it was
 // acquired. It does not guarantee that they stay so while the handle is in use:
 // another program may write to them, unless it honours the locks that are taken.
+//
+// A file is open once, whatever names lead to it, and has one writer: an image
+// is upgraded in place by the first who writes, unless another image needs one of
+// its files. While it is written to it is no part of another image.
 package service
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -49,9 +54,22 @@ type Options struct {
 	// caches, of metadata and of decompressed clusters. Many at a time may take
 	// some more: 1 MiB each, and 256 KiB a layer. Default: 128 MiB.
 	CacheSize int64
-	// TopOnly opens no backing. Such images are described; what they defer to
-	// their backing reads as zeros. Default: false.
+	// TopOnly opens no backing. Such images are described and checked; what
+	// they defer to their backing reads as zeros, and they are not to be
+	// written to. Default: false.
 	TopOnly bool
+	// ReadOnly refuses every change with storage.ErrReadOnly. Default: false.
+	ReadOnly bool
+	// StateDir is where allocations are recorded; it is made when there are
+	// some to record. Default: they do not survive a restart.
+	StateDir string
+	// AllocationTTL is how long an allocation lives after its last use.
+	// Default: 1 h.
+	AllocationTTL time.Duration
+	// OnError is told what went wrong where nobody waits for an answer: that an
+	// image that was written to could not be flushed, or closed cleanly. The
+	// image is its name. Default: nobody is.
+	OnError func(image string, err error)
 	// Check verifies what every driver and file reports. Default: false.
 	Check bool
 }
@@ -69,6 +87,7 @@ type Service struct {
 	roots  []root // the served directory first, if there is one
 	images map[string]ImageSpec
 
+	always context.Context // never ends: for what is done without anybody's context
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	work   sync.WaitGroup // the janitor, and flights
@@ -76,11 +95,20 @@ type Service struct {
 	listed chan struct{}  // one for each image that a listing has open
 	hungry atomic.Int32   // opens that wait for a token
 	caches budget
+	ledger *ledger // of allocations
+	files  fileTable
+
+	epoch        string        // random
+	deviceWrites atomic.Uint64 // images on block devices that were written to and closed
+	keptMu       sync.Mutex
+	kept         map[imageKey]keptGenerations // guarded by keptMu
+	peeks        peekCache
 
 	mu      sync.RWMutex // protects all below; not held during any I/O
 	closed  bool
 	open    map[string]*Handle // by image name; each holds one reference
 	flights map[string]*flight // opens under way, by image name
+	shared  map[imageKey]*sharedImage
 }
 
 // New opens the directories and checks what the options name. The images
@@ -106,7 +134,12 @@ func New(opt Options) (*Service, error) {
 		listed:  make(chan struct{}, maxListed),
 		open:    make(map[string]*Handle),
 		flights: make(map[string]*flight),
+		shared:  make(map[imageKey]*sharedImage),
+		files:   fileTable{open: make(map[fileKey]*sharedFile)},
+		epoch:   rand.Text(),
+		kept:    make(map[imageKey]keptGenerations),
 		caches:  budget{free: opt.CacheSize},
+		always:  context.Background(),
 	}
 	if err := s.addImages(opt.Images); err != nil {
 		return nil, err
@@ -114,8 +147,13 @@ func New(opt Options) (*Service, error) {
 	if err := s.openRoots(); err != nil {
 		return nil, errors.Join(err, s.closeRoots())
 	}
-	s.ctx, s.cancel = context.WithCancel(context.Background())
+	var err error
+	if s.ledger, err = newLedger(&opt); err != nil {
+		return nil, errors.Join(err, s.closeRoots())
+	}
+	s.ctx, s.cancel = context.WithCancel(s.always)
 	s.work.Go(s.janitor)
+	s.work.Go(s.expire)
 	return s, nil
 }
 
@@ -143,7 +181,8 @@ func (s *Service) addImages(specs []ImageSpec) error {
 }
 
 // Close closes what is idle and waits for the goroutines of the service. A
-// handle that is still in use is closed by its last Release.
+// handle that is still in use is closed by its last Release. An error may say
+// that something that was written is not on disk.
 func (s *Service) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -159,8 +198,21 @@ func (s *Service) Close() error {
 	s.mu.Unlock()
 	s.cancel()
 	s.work.Wait()
+	errs := []error{s.suspend()}
 	for _, h := range idle {
-		h.Release()
+		if h.refs.Add(-1) > 0 {
+			continue
+		}
+		if err := h.close(); err != nil {
+			errs = append(errs, fmt.Errorf("image %q: %w", h.name, err))
+		}
 	}
-	return s.closeRoots()
+	return errors.Join(append(errs, s.ledger.store.close(), s.closeRoots())...)
+}
+
+// report tells of what went wrong in the background.
+func (s *Service) report(image string, err error) {
+	if err != nil && s.opt.OnError != nil {
+		s.opt.OnError(image, err)
+	}
 }
