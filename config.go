@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -28,6 +29,8 @@ type Config struct {
 	Image         []string      `koanf:"image"`
 	BackingDir    []string      `koanf:"backing-dir"`
 	FollowBacking string        `koanf:"follow-backing"`
+	ReadOnly      bool          `koanf:"read-only"`
+	State         string        `koanf:"state"`
 	Idle          time.Duration `koanf:"idle"`
 	MaxOpen       int           `koanf:"max-open"`
 	Insecure      bool          `koanf:"insecure"`
@@ -38,6 +41,7 @@ type Config struct {
 const (
 	defaultDir    = "images"
 	defaultListen = "127.0.0.1:7080"
+	stateDir      = ".extentd"
 	envPrefix     = "EXTENTD_"
 )
 
@@ -47,6 +51,8 @@ func configFlags(f *pflag.FlagSet) {
 	f.StringArray("image", nil, "serve one more image: `NAME=PATH`[,format=F][,data-file=PATH][,backing=NAME][,readonly]; may be repeated")
 	f.StringArray("backing-dir", nil, "images may name backing and data files in `DIR`; may be repeated")
 	f.String("follow-backing", "root", "`POLICY` for names stored in images: follow them inside the served directories (root), or not at all (deny)")
+	f.Bool("read-only", false, "refuse every change")
+	f.String("state", "", "keep what must survive a restart, such as allocations, in `DIR`, which is made when there is something to keep (default: "+stateDir+" in the served directory)")
 	f.Duration("idle", 30*time.Second, "close an image `DURATION` after its last use")
 	f.Int("max-open", 256, "open at most `N` images at a time")
 	f.Bool("insecure", false, "let --listen name an address that others can reach: there is no authentication")
@@ -171,6 +177,8 @@ func (c *Config) service() (service.Options, error) {
 		Formats:       formats(),
 		Idle:          c.Idle,
 		MaxOpen:       c.MaxOpen,
+		ReadOnly:      c.ReadOnly,
+		StateDir:      c.state(),
 		Check:         c.Debug,
 	}
 	for _, text := range c.Image {
@@ -181,4 +189,16 @@ func (c *Config) service() (service.Options, error) {
 		opt.Images = append(opt.Images, spec)
 	}
 	return opt, nil
+}
+
+// state is the directory for what must survive a restart, "" for none. Nothing is
+// made there before it is needed.
+func (c *Config) state() string {
+	switch {
+	case c.ReadOnly:
+		return ""
+	case c.State == "" && c.Dir != "":
+		return filepath.Join(c.Dir, stateDir)
+	}
+	return c.State
 }

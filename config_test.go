@@ -149,3 +149,30 @@ func TestConfigRefusals(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestConfigState(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for _, test := range []struct {
+		args     []string
+		want     string
+		readOnly bool
+	}{
+		{[]string{"d"}, "d/.extentd", false},
+		{[]string{"--state", "s", "d"}, "s", false},
+		{[]string{"--read-only", "--state", "s", "d"}, "", true},
+		{[]string{"--image", "a=a.raw"}, "", false},
+		{[]string{"--image", "a=a.raw", "--state", "s"}, "s", false},
+	} {
+		c, err := load(t, test.args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		opt, err := c.service()
+		if err != nil || opt.StateDir != test.want || opt.ReadOnly != test.readOnly {
+			t.Errorf("%v: %q, %v, %v", test.args, opt.StateDir, opt.ReadOnly, err)
+		}
+	}
+	if entries, err := os.ReadDir("."); err != nil || len(entries) > 0 {
+		t.Errorf("%v was made, %v", entries, err)
+	}
+}

@@ -38,16 +38,33 @@ func (f *localFlags) json() (bool, error) {
 
 // withImage opens the file at path, without what backs it if topOnly, for as
 // long as use runs.
-func (f *localFlags) withImage(cmd *cobra.Command, path string, topOnly bool, use func(*service.Handle) error) (err error) {
+func (f *localFlags) withImage(cmd *cobra.Command, path string, topOnly bool, use func(*service.Handle) error) error {
+	return f.withService(path, topOnly, func(svc *service.Service) error {
+		h, err := svc.Acquire(cmd.Context(), localImage)
+		if err != nil {
+			return err
+		}
+		defer h.Release()
+		return use(h)
+	})
+}
+
+// withService serves the file at path as localImage to use.
+func (f *localFlags) withService(path string, topOnly bool, use func(*service.Service) error) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%s: %w", path, err)
+		}
+	}()
 	drivers := formats()
 	if f.format == "" {
 		f.format = service.FormatOf(path, drivers)
 	}
 	if _, known := drivers[f.format]; !known {
 		if f.format == "" {
-			return fmt.Errorf("%s: the name does not tell the format: give --format", path)
+			return errors.New("the name does not tell the format: give --format")
 		}
-		return fmt.Errorf("%s: unknown format %q", path, f.format)
+		return fmt.Errorf("unknown format %q", f.format)
 	}
 	svc, err := service.New(service.Options{
 		Images:      []service.ImageSpec{{Name: localImage, Path: path, Format: f.format}},
@@ -56,18 +73,9 @@ func (f *localFlags) withImage(cmd *cobra.Command, path string, topOnly bool, us
 		TopOnly:     topOnly,
 	})
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return err
 	}
-	defer func() { err = errors.Join(err, svc.Close()) }()
-	h, err := svc.Acquire(cmd.Context(), localImage)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	defer h.Release()
-	if err := use(h); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return nil
+	return errors.Join(use(svc), svc.Close())
 }
 
 // localPaths tells where nodes of the image are, the way the user named the

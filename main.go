@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -28,12 +29,26 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	cmd.SetArgs(args)
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
-	if err := cmd.ExecuteContext(ctx); err != nil {
-		_, _ = fmt.Fprintf(stderr, "extentd: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
-		return 1
+	err := cmd.ExecuteContext(ctx)
+	if err == nil {
+		return 0
 	}
-	return 0
+	var result exitCode
+	if errors.As(err, &result) {
+		return int(result)
+	}
+	_, _ = fmt.Fprintf(stderr, "extentd: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
+	if errors.As(err, new(*unsupportedCheck)) {
+		return exitUnsupported
+	}
+	return 1
 }
+
+// An exitCode ends the process with a code that says what was found, and nothing
+// more to say.
+type exitCode int
+
+func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
 
 func rootCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -43,7 +58,7 @@ func rootCommand() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	cmd.CompletionOptions.HiddenDefaultCmd = true
-	cmd.AddCommand(serveCommand(), healthCommand(), infoCommand(), mapCommand(), versionCommand())
+	cmd.AddCommand(serveCommand(), healthCommand(), infoCommand(), mapCommand(), checkCommand(), createCommand(), versionCommand())
 	return cmd
 }
 

@@ -22,6 +22,9 @@ import (
 //go:embed openapi.yaml
 var openAPI []byte
 
+// cutOffTime is how long requests that were cut off have to notice.
+const cutOffTime = 5 * time.Second
+
 // defaultDrainTime is how long requests under way have to end.
 const defaultDrainTime = 10 * time.Second
 
@@ -60,6 +63,7 @@ type Server struct {
 	log       *slog.Logger
 	service   *service.Service
 	telemetry *api.Telemetry
+	requests  api.Requests
 	draining  atomic.Bool
 	doors     []door // the first is for images
 	drainTime time.Duration
@@ -91,6 +95,9 @@ func (s *Server) open(ctx context.Context, config Config) error {
 	if err != nil {
 		return err
 	}
+	options.OnError = func(image string, err error) {
+		s.log.Error("an image could not be flushed or closed", "image", image, "error", err)
+	}
 	if s.service, err = service.New(options); err != nil {
 		return err
 	}
@@ -101,7 +108,7 @@ func (s *Server) open(ctx context.Context, config Config) error {
 	if err != nil {
 		return err
 	}
-	opt := api.Options{Spec: openAPI, Logger: s.log, Telemetry: s.telemetry, Loopback: loopback, Ready: s.ready}
+	opt := api.Options{Spec: openAPI, Logger: s.log, Telemetry: s.telemetry, Loopback: loopback, Ready: s.ready, Requests: &s.requests}
 	if err := s.listen(config.Listen, api.New(s.service, opt)); err != nil || config.AdminListen == "" {
 		return err
 	}
@@ -180,8 +187,9 @@ func (s *Server) drain(ctx context.Context) {
 	}
 }
 
-// Close closes everything, after Run. The context bounds how long the last of
-// the telemetry may take, which is not long.
+// Close closes everything, after Run. The context bounds how long it waits for
+// requests that were cut off, and the last of the telemetry may take, neither of
+// which is long.
 func (s *Server) Close(ctx context.Context) error {
 	var errs []error
 	for _, d := range s.doors {
@@ -190,6 +198,10 @@ func (s *Server) Close(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
+	// One that is writing would leave its image behind not closed.
+	waiting, cancel := context.WithTimeout(ctx, cutOffTime)
+	defer cancel()
+	errs = append(errs, s.requests.Wait(waiting))
 	if s.telemetry != nil {
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()

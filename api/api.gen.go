@@ -11,11 +11,203 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/oapi-codegen/runtime"
 )
+
+// Defines values for CheckRequestRepair.
+const (
+	CheckRequestRepairAll   CheckRequestRepair = "all"
+	CheckRequestRepairLeaks CheckRequestRepair = "leaks"
+	CheckRequestRepairNone  CheckRequestRepair = "none"
+)
+
+// Valid indicates whether the value is a known member of the CheckRequestRepair enum.
+func (e CheckRequestRepair) Valid() bool {
+	switch e {
+	case CheckRequestRepairAll:
+		return true
+	case CheckRequestRepairLeaks:
+		return true
+	case CheckRequestRepairNone:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ImageCreationCompat.
+const (
+	ImageCreationCompatN010 ImageCreationCompat = "0.10"
+	ImageCreationCompatN11  ImageCreationCompat = "1.1"
+)
+
+// Valid indicates whether the value is a known member of the ImageCreationCompat enum.
+func (e ImageCreationCompat) Valid() bool {
+	switch e {
+	case ImageCreationCompatN010:
+		return true
+	case ImageCreationCompatN11:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ImageCreationCompressionType.
+const (
+	ImageCreationCompressionTypeZlib ImageCreationCompressionType = "zlib"
+	ImageCreationCompressionTypeZstd ImageCreationCompressionType = "zstd"
+)
+
+// Valid indicates whether the value is a known member of the ImageCreationCompressionType enum.
+func (e ImageCreationCompressionType) Valid() bool {
+	switch e {
+	case ImageCreationCompressionTypeZlib:
+		return true
+	case ImageCreationCompressionTypeZstd:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ImageCreationFormat.
+const (
+	ImageCreationFormatQcow2 ImageCreationFormat = "qcow2"
+	ImageCreationFormatRaw   ImageCreationFormat = "raw"
+)
+
+// Valid indicates whether the value is a known member of the ImageCreationFormat enum.
+func (e ImageCreationFormat) Valid() bool {
+	switch e {
+	case ImageCreationFormatQcow2:
+		return true
+	case ImageCreationFormatRaw:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ImageCreationPreallocation.
+const (
+	ImageCreationPreallocationFalloc   ImageCreationPreallocation = "falloc"
+	ImageCreationPreallocationFull     ImageCreationPreallocation = "full"
+	ImageCreationPreallocationMetadata ImageCreationPreallocation = "metadata"
+	ImageCreationPreallocationOff      ImageCreationPreallocation = "off"
+)
+
+// Valid indicates whether the value is a known member of the ImageCreationPreallocation enum.
+func (e ImageCreationPreallocation) Valid() bool {
+	switch e {
+	case ImageCreationPreallocationFalloc:
+		return true
+	case ImageCreationPreallocationFull:
+		return true
+	case ImageCreationPreallocationMetadata:
+		return true
+	case ImageCreationPreallocationOff:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for MappingTargetKind.
+const (
+	MappingTargetKindData     MappingTargetKind = "data"
+	MappingTargetKindUnmapped MappingTargetKind = "unmapped"
+	MappingTargetKindZero     MappingTargetKind = "zero"
+)
+
+// Valid indicates whether the value is a known member of the MappingTargetKind enum.
+func (e MappingTargetKind) Valid() bool {
+	switch e {
+	case MappingTargetKindData:
+		return true
+	case MappingTargetKindUnmapped:
+		return true
+	case MappingTargetKindZero:
+		return true
+	default:
+		return false
+	}
+}
+
+// Allocation Blocks that are reserved, and not yet mapped.
+type Allocation struct {
+	// Id An opaque text.
+	Id string `json:"id"`
+
+	// Length Bytes; whole clusters.
+	Length int64 `json:"length"`
+
+	// Contiguous Whether it lies in one run.
+	Contiguous bool `json:"contiguous"`
+
+	// Expires When it is given back if nobody does.
+	Expires time.Time `json:"expires"`
+
+	// Extents Where it is, in order.
+	Extents []AllocationExtent `json:"extents"`
+
+	// Mapped Which parts are mapped already, in order.
+	Mapped []AllocationRange `json:"mapped"`
+}
+
+// AllocationExtent defines model for AllocationExtent.
+type AllocationExtent struct {
+	// AllocationOffset Where it begins in the allocation, bytes.
+	AllocationOffset int64 `json:"allocation_offset"`
+
+	// Length Bytes.
+	Length int64 `json:"length"`
+
+	// Node The file that it is in, as extents call it.
+	Node string `json:"node"`
+
+	// NodeOffset Where it begins in `node`, bytes.
+	NodeOffset int64 `json:"node_offset"`
+}
+
+// AllocationList defines model for AllocationList.
+type AllocationList struct {
+	Allocations []Allocation `json:"allocations"`
+}
+
+// AllocationRange defines model for AllocationRange.
+type AllocationRange struct {
+	// AllocationOffset Where it begins in the allocation, bytes.
+	AllocationOffset int64 `json:"allocation_offset"`
+
+	// Length Bytes.
+	Length int64 `json:"length"`
+}
+
+// AllocationRequest Either `length`, with or without `contiguous`, or `anchored`.
+type AllocationRequest struct {
+	// Anchored A range of the image for which storage is reserved already.
+	Anchored *AnchoredRange `json:"anchored,omitempty"`
+
+	// Contiguous Whether all of it must lie in one run.
+	Contiguous *bool `json:"contiguous,omitempty" validate:"excluded_with=Anchored"`
+
+	// Length How much, bytes.
+	Length *int64 `json:"length,omitempty" validate:"required_without=Anchored,excluded_with=Anchored,omitnil,min=1"`
+}
+
+// AnchoredRange A range of the image for which storage is reserved already.
+type AnchoredRange struct {
+	// Length How long the range is, bytes.
+	Length int64 `json:"length" validate:"min=1"`
+
+	// Offset Where the range begins in the image, bytes.
+	Offset int64 `json:"offset" validate:"min=0"`
+}
 
 // Bitmap A persistent dirty bitmap.
 type Bitmap struct {
@@ -30,6 +222,42 @@ type Bitmap struct {
 	// InUse Whether it was not stored cleanly. Its content says nothing then.
 	InUse bool `json:"in_use"`
 }
+
+// CheckReport What a check found. What was repaired is counted under `_fixed`, and not
+// among what is still there.
+type CheckReport struct {
+	// Corruptions Contradictions that can lose data.
+	Corruptions int64 `json:"corruptions"`
+
+	// Leaks Clusters that are reserved, and that nothing refers to. They waste room, and harm nothing.
+	Leaks            int64 `json:"leaks"`
+	CorruptionsFixed int64 `json:"corruptions_fixed"`
+	LeaksFixed       int64 `json:"leaks_fixed"`
+
+	// Errors What was found, in words. If there is much, the first of it.
+	Errors []string `json:"errors"`
+
+	// ImageEndOffset Where the last cluster of the file that is in use ends, bytes.
+	ImageEndOffset int64 `json:"image_end_offset"`
+
+	// TotalClusters How many clusters the disk has.
+	TotalClusters int64 `json:"total_clusters"`
+
+	// AllocatedClusters How many of them have storage of their own.
+	AllocatedClusters int64 `json:"allocated_clusters"`
+
+	// FragmentedClusters How many do not lie behind the one before them.
+	FragmentedClusters int64 `json:"fragmented_clusters"`
+	CompressedClusters int64 `json:"compressed_clusters"`
+}
+
+// CheckRequest defines model for CheckRequest.
+type CheckRequest struct {
+	Repair *CheckRequestRepair `json:"repair,omitempty" validate:"omitnil,oneof=none leaks all"`
+}
+
+// CheckRequestRepair defines model for CheckRequest.Repair.
+type CheckRequestRepair string
 
 // Extent A range of an image, and where it is.
 type Extent struct {
@@ -83,14 +311,17 @@ type ExtentList struct {
 
 // FieldError defines model for FieldError.
 type FieldError struct {
-	// Field The parameter.
+	// Field The parameter, header, or member of the body, with its path there.
 	Field string `json:"field"`
 
-	// Rule What it breaks: `unknown`, `repeated`, `syntax`, `min`, `max`,
-	// `pattern`, `conflict`.
+	// Rule What it breaks: `unknown`, `repeated`, `required`, `syntax`, `type`,
+	// `min`, `max`, `length`, `oneof`, `pattern`, `conflict`, `value`.
 	Rule   string `json:"rule"`
 	Detail string `json:"detail"`
 }
+
+// FlushRequest It has no members.
+type FlushRequest = map[string]interface{}
 
 // Image An image.
 type Image struct {
@@ -130,6 +361,62 @@ type Image struct {
 	Qcow2 *QCOW2 `json:"qcow2,omitempty"`
 }
 
+// ImageCreation What an image is to be. Without the members that are options of qcow2, it
+// is as `qemu-img create` makes it; other formats refuse them.
+type ImageCreation struct {
+	// Backing The name of an image, which stands in the new one as its backing file.
+	Backing *string `json:"backing,omitempty" validate:"omitnil,min=1,max=1023"`
+
+	// BackingFormat The format of the backing. Without it, the one that the image has here.
+	BackingFormat *string `json:"backing_format,omitempty" validate:"omitnil,min=1,max=255"`
+
+	// ClusterSize Bytes; a power of two.
+	ClusterSize *int64 `json:"cluster_size,omitempty" validate:"omitnil,min=512,max=2097152"`
+
+	// Compat The version of qcow2: 2 or 3, as QEMU calls them.
+	Compat          *ImageCreationCompat          `json:"compat,omitempty" validate:"omitnil,oneof=0.10 1.1"`
+	CompressionType *ImageCreationCompressionType `json:"compression_type,omitempty" validate:"omitnil,oneof=zlib zstd"`
+
+	// DataFile The name of the external data file, which is created with the image.
+	DataFile *string `json:"data_file,omitempty" validate:"omitnil,min=1,max=1023"`
+
+	// DataFileRaw Whether the external data file is to be a raw image of the disk by itself.
+	DataFileRaw *bool `json:"data_file_raw,omitempty"`
+
+	// ExtendedL2 Whether clusters have 32 subclusters. For clusters of 16 KiB and more.
+	ExtendedL2 *bool               `json:"extended_l2,omitempty"`
+	Format     ImageCreationFormat `json:"format" validate:"oneof=qcow2 raw"`
+
+	// LazyRefcounts Whether refcounts are written only when the image is closed.
+	LazyRefcounts *bool `json:"lazy_refcounts,omitempty"`
+
+	// Name The image's name, with the extension of its format: `.qcow2`, `.raw` or `.img`.
+	Name string `json:"name"`
+
+	// Preallocation What is reserved at once: nothing, the map, also the storage, or also
+	// zeros written to it. raw has no `metadata`.
+	Preallocation *ImageCreationPreallocation `json:"preallocation,omitempty" validate:"omitnil,oneof=off metadata falloc full"`
+
+	// RefcountBits A power of two.
+	RefcountBits *int `json:"refcount_bits,omitempty" validate:"omitnil,min=1,max=64"`
+
+	// Size What a guest is to see, bytes. Without it, the size of the backing, which there must be then.
+	Size *int64 `json:"size,omitempty" validate:"omitnil,min=0"`
+}
+
+// ImageCreationCompat The version of qcow2: 2 or 3, as QEMU calls them.
+type ImageCreationCompat string
+
+// ImageCreationCompressionType defines model for ImageCreation.CompressionType.
+type ImageCreationCompressionType string
+
+// ImageCreationFormat defines model for ImageCreation.Format.
+type ImageCreationFormat string
+
+// ImageCreationPreallocation What is reserved at once: nothing, the map, also the storage, or also
+// zeros written to it. raw has no `metadata`.
+type ImageCreationPreallocation string
+
 // ImageEntry An image on a list: the members of `Image`, or `problem` beside name and
 // format if it cannot be opened.
 type ImageEntry struct {
@@ -161,6 +448,15 @@ type ImageList struct {
 
 	// Next The `cursor` of the next page; absent at the end.
 	Next *string `json:"next,omitempty"`
+}
+
+// ImagePatch What is to change of an image.
+type ImagePatch struct {
+	// Shrink Whether the image may become smaller. Not a member of the image.
+	Shrink *bool `json:"shrink,omitempty"`
+
+	// Size The new size, bytes.
+	Size *int64 `json:"size,omitempty" validate:"omitnil,min=0"`
 }
 
 // Layer One layer of an image.
@@ -211,14 +507,63 @@ type Limits struct {
 	MaxCache int64 `json:"max_cache"`
 }
 
+// MappingResult defines model for MappingResult.
+type MappingResult struct {
+	// Generation The generation of the map after the updates.
+	Generation string `json:"generation"`
+}
+
+// MappingTarget `data`: the blocks at `allocation_offset` of the `allocation`, which cease
+// to be reserved; on raw images, and those with an external data file, 422.
+// `unmapped`: a discard, which reads as zeros, never as the backing's bytes
+// (422 on a qcow2 image of version 2 that has one). `zero`: zeros, with the
+// blocks that are there kept if `anchored`. What was there before is freed.
+type MappingTarget struct {
+	// Allocation The `id` of an allocation. With `data`, and only with it.
+	Allocation *string `json:"allocation,omitempty" validate:"required_if=Kind data,excluded_unless=Kind data,omitnil,max=255"`
+
+	// AllocationOffset Where the blocks begin in the allocation, bytes. With `data`, and only with it.
+	AllocationOffset *int64 `json:"allocation_offset,omitempty" validate:"required_if=Kind data,excluded_unless=Kind data,omitnil,min=0"`
+
+	// Anchored Whether the blocks are kept. Only with `zero`; without it they are not.
+	Anchored *bool             `json:"anchored,omitempty" validate:"excluded_unless=Kind zero"`
+	Kind     MappingTargetKind `json:"kind" validate:"oneof=data unmapped zero"`
+}
+
+// MappingTargetKind defines model for MappingTarget.Kind.
+type MappingTargetKind string
+
+// MappingUpdate What a range is to become.
+type MappingUpdate struct {
+	// Length How long the range is, bytes.
+	Length int64 `json:"length" validate:"min=1"`
+
+	// Offset Where the range begins in the image, bytes.
+	Offset int64 `json:"offset" validate:"min=0"`
+
+	// Target `data`: the blocks at `allocation_offset` of the `allocation`, which cease
+	// to be reserved; on raw images, and those with an external data file, 422.
+	// `unmapped`: a discard, which reads as zeros, never as the backing's bytes
+	// (422 on a qcow2 image of version 2 that has one). `zero`: zeros, with the
+	// blocks that are there kept if `anchored`. What was there before is freed.
+	Target MappingTarget `json:"target"`
+}
+
+// MappingUpdates defines model for MappingUpdates.
+type MappingUpdates struct {
+	// Updates More than 10,000 are 413 `too-large`.
+	Updates []MappingUpdate `json:"updates" validate:"min=1,dive"`
+}
+
 // Problem An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
 type Problem struct {
 	// Type `/problems/` and one of: `not-found`, `method-not-allowed`,
 	// `invalid-request`, `misaligned`, `out-of-range`, `forbidden`,
-	// `image-busy`, `precondition-failed`, `corrupt-image`,
-	// `backing-unavailable`, `unsupported-feature`, `refused`, `not-ready`,
-	// `io-error`, `internal`.
+	// `read-only`, `exists`, `image-busy`, `conflict`,
+	// `precondition-failed`, `too-large`, `unsupported-media-type`,
+	// `corrupt-image`, `backing-unavailable`, `unsupported-feature`,
+	// `refused`, `not-ready`, `no-space`, `io-error`, `internal`.
 	Type string `json:"type"`
 
 	// Title What the type means. The same for all errors of a type.
@@ -250,6 +595,12 @@ type Problem struct {
 
 	// Size With status 416, the size of the image in bytes.
 	Size *int64 `json:"size,omitempty"`
+
+	// Limit With `too-large`, the most there may be, bytes or updates.
+	Limit *int64 `json:"limit,omitempty"`
+
+	// Applied With a batch of updates that failed, how many of them were applied.
+	Applied *int `json:"applied,omitempty"`
 }
 
 // QCOW2 What is particular to qcow2, of the top layer. Absent for other formats.
@@ -306,6 +657,36 @@ type Snapshot struct {
 	Icount *int64 `json:"icount,omitempty"`
 }
 
+// TrimRange defines model for TrimRange.
+type TrimRange struct {
+	// Length How long the range is, bytes.
+	Length int64 `json:"length" validate:"min=1"`
+
+	// Offset Where the range begins in the image, bytes.
+	Offset int64 `json:"offset" validate:"min=0"`
+}
+
+// ZeroRange defines model for ZeroRange.
+type ZeroRange struct {
+	// Anchor Whether storage is kept, or reserved.
+	Anchor *bool `json:"anchor,omitempty"`
+
+	// Length How long the range is, bytes.
+	Length int64 `json:"length" validate:"min=1"`
+
+	// Offset Where the range begins in the image, bytes.
+	Offset int64 `json:"offset" validate:"min=0"`
+}
+
+// AllocationID defines model for AllocationID.
+type AllocationID = string
+
+// ContentRange defines model for ContentRange.
+type ContentRange = string
+
+// Flush defines model for Flush.
+type Flush = bool
+
 // IfMatch defines model for IfMatch.
 type IfMatch = string
 
@@ -315,6 +696,13 @@ type IfNoneMatch = string
 // ImageName defines model for ImageName.
 type ImageName = string
 
+// UnlessMatch defines model for UnlessMatch.
+type UnlessMatch = string
+
+// BadBody An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type BadBody = Problem
+
 // BadDataRequest An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
 type BadDataRequest = Problem
@@ -323,9 +711,17 @@ type BadDataRequest = Problem
 // one that it does not know by its `status`.
 type BadRequest = Problem
 
+// BadUpload An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type BadUpload = Problem
+
 // Busy An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
 type Busy = Problem
+
+// Conflict An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type Conflict = Problem
 
 // Forbidden An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
@@ -335,6 +731,10 @@ type Forbidden = Problem
 // one that it does not know by its `status`.
 type InternalError = Problem
 
+// NoSpace An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type NoSpace = Problem
+
 // NotFound An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
 type NotFound = Problem
@@ -342,6 +742,22 @@ type NotFound = Problem
 // PreconditionFailed An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
 type PreconditionFailed = Problem
+
+// ReadOnly An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type ReadOnly = Problem
+
+// TooLarge An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type TooLarge = Problem
+
+// UnsupportedCoding An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type UnsupportedCoding = Problem
+
+// UnsupportedMedia An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type UnsupportedMedia = Problem
 
 // Unusable An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
@@ -354,6 +770,20 @@ type ListImagesParams struct {
 
 	// Cursor The `next` of the page before. Without it, the first page.
 	Cursor *string `form:"cursor,omitempty" json:"cursor,omitempty" validate:"omitnil,max=1024"`
+}
+
+// DeleteImageParams defines parameters for DeleteImage.
+type DeleteImageParams struct {
+	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
+	// 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// PatchImageParams defines parameters for PatchImage.
+type PatchImageParams struct {
+	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
+	// 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
 // GetExtentsParams defines parameters for GetExtents.
@@ -390,20 +820,112 @@ type GetExtentsParams struct {
 	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
 }
 
+// UpdateMappingsParams defines parameters for UpdateMappings.
+type UpdateMappingsParams struct {
+	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
+	// 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// TrimDataParams defines parameters for TrimData.
+type TrimDataParams struct {
+	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
+	// 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+
+	// IfNoneMatch A list of ETags, or `*`. If the ETag is still one of them, the answer is
+	// 412.
+	IfNoneMatch *UnlessMatch `json:"If-None-Match,omitempty"`
+}
+
+// ZeroDataParams defines parameters for ZeroData.
+type ZeroDataParams struct {
+	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
+	// 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+
+	// IfNoneMatch A list of ETags, or `*`. If the ETag is still one of them, the answer is
+	// 412.
+	IfNoneMatch *UnlessMatch `json:"If-None-Match,omitempty"`
+}
+
+// CreateImageJSONRequestBody defines body for CreateImage for application/json ContentType.
+type CreateImageJSONRequestBody = ImageCreation
+
+// PatchImageJSONRequestBody defines body for PatchImage for application/json ContentType.
+type PatchImageJSONRequestBody = ImagePatch
+
+// PatchImageApplicationMergePatchPlusJSONRequestBody defines body for PatchImage for application/merge-patch+json ContentType.
+type PatchImageApplicationMergePatchPlusJSONRequestBody = ImagePatch
+
+// CreateAllocationJSONRequestBody defines body for CreateAllocation for application/json ContentType.
+type CreateAllocationJSONRequestBody = AllocationRequest
+
+// CheckImageJSONRequestBody defines body for CheckImage for application/json ContentType.
+type CheckImageJSONRequestBody = CheckRequest
+
+// FlushDataJSONRequestBody defines body for FlushData for application/json ContentType.
+type FlushDataJSONRequestBody = FlushRequest
+
+// UpdateMappingsJSONRequestBody defines body for UpdateMappings for application/json ContentType.
+type UpdateMappingsJSONRequestBody = MappingUpdates
+
+// TrimDataJSONRequestBody defines body for TrimData for application/json ContentType.
+type TrimDataJSONRequestBody = TrimRange
+
+// ZeroDataJSONRequestBody defines body for ZeroData for application/json ContentType.
+type ZeroDataJSONRequestBody = ZeroRange
+
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
 	// ListImages List images
 	// (GET /v1/images)
 	ListImages(w http.ResponseWriter, r *http.Request, params ListImagesParams)
+	// CreateImage Create an image
+	// (POST /v1/images)
+	CreateImage(w http.ResponseWriter, r *http.Request)
+	// DeleteImage Delete an image
+	// (DELETE /v1/images/{image})
+	DeleteImage(w http.ResponseWriter, r *http.Request, image ImageName, params DeleteImageParams)
 	// GetImage Describe an image
 	// (GET /v1/images/{image})
 	GetImage(w http.ResponseWriter, r *http.Request, image ImageName)
+	// PatchImage Resize an image
+	// (PATCH /v1/images/{image})
+	PatchImage(w http.ResponseWriter, r *http.Request, image ImageName, params PatchImageParams)
+	// ListAllocations List the live allocations of an image
+	// (GET /v1/images/{image}/allocations)
+	ListAllocations(w http.ResponseWriter, r *http.Request, image ImageName)
+	// CreateAllocation Reserve blocks
+	// (POST /v1/images/{image}/allocations)
+	CreateAllocation(w http.ResponseWriter, r *http.Request, image ImageName)
+	// DeleteAllocation Give an allocation back
+	// (DELETE /v1/images/{image}/allocations/{allocation})
+	DeleteAllocation(w http.ResponseWriter, r *http.Request, image ImageName, allocation AllocationID)
+	// GetAllocation Describe an allocation
+	// (GET /v1/images/{image}/allocations/{allocation})
+	GetAllocation(w http.ResponseWriter, r *http.Request, image ImageName, allocation AllocationID)
+	// CheckImage Check an image, and repair it
+	// (POST /v1/images/{image}/check)
+	CheckImage(w http.ResponseWriter, r *http.Request, image ImageName)
 	// GetExtents The map of an image
 	// (GET /v1/images/{image}/extents)
 	GetExtents(w http.ResponseWriter, r *http.Request, image ImageName, params GetExtentsParams)
+	// FlushData Make what was written durable
+	// (POST /v1/images/{image}/flush)
+	FlushData(w http.ResponseWriter, r *http.Request, image ImageName)
 	// GetLimits The block size limits of an image
 	// (GET /v1/images/{image}/limits)
 	GetLimits(w http.ResponseWriter, r *http.Request, image ImageName)
+	// UpdateMappings Change the map
+	// (POST /v1/images/{image}/mappings)
+	UpdateMappings(w http.ResponseWriter, r *http.Request, image ImageName, params UpdateMappingsParams)
+	// TrimData Discard a range
+	// (POST /v1/images/{image}/trim)
+	TrimData(w http.ResponseWriter, r *http.Request, image ImageName, params TrimDataParams)
+	// ZeroData Make a range read as zeros
+	// (POST /v1/images/{image}/zero)
+	ZeroData(w http.ResponseWriter, r *http.Request, image ImageName, params ZeroDataParams)
 }
 
 // Unimplemented server implementation that returns http.StatusNotImplemented for each endpoint.
@@ -416,9 +938,57 @@ func (_ Unimplemented) ListImages(w http.ResponseWriter, r *http.Request, params
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// CreateImage Create an image
+// (POST /v1/images)
+func (_ Unimplemented) CreateImage(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// DeleteImage Delete an image
+// (DELETE /v1/images/{image})
+func (_ Unimplemented) DeleteImage(w http.ResponseWriter, r *http.Request, image ImageName, params DeleteImageParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // GetImage Describe an image
 // (GET /v1/images/{image})
 func (_ Unimplemented) GetImage(w http.ResponseWriter, r *http.Request, image ImageName) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// PatchImage Resize an image
+// (PATCH /v1/images/{image})
+func (_ Unimplemented) PatchImage(w http.ResponseWriter, r *http.Request, image ImageName, params PatchImageParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListAllocations List the live allocations of an image
+// (GET /v1/images/{image}/allocations)
+func (_ Unimplemented) ListAllocations(w http.ResponseWriter, r *http.Request, image ImageName) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CreateAllocation Reserve blocks
+// (POST /v1/images/{image}/allocations)
+func (_ Unimplemented) CreateAllocation(w http.ResponseWriter, r *http.Request, image ImageName) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// DeleteAllocation Give an allocation back
+// (DELETE /v1/images/{image}/allocations/{allocation})
+func (_ Unimplemented) DeleteAllocation(w http.ResponseWriter, r *http.Request, image ImageName, allocation AllocationID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetAllocation Describe an allocation
+// (GET /v1/images/{image}/allocations/{allocation})
+func (_ Unimplemented) GetAllocation(w http.ResponseWriter, r *http.Request, image ImageName, allocation AllocationID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CheckImage Check an image, and repair it
+// (POST /v1/images/{image}/check)
+func (_ Unimplemented) CheckImage(w http.ResponseWriter, r *http.Request, image ImageName) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -428,9 +998,33 @@ func (_ Unimplemented) GetExtents(w http.ResponseWriter, r *http.Request, image 
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// FlushData Make what was written durable
+// (POST /v1/images/{image}/flush)
+func (_ Unimplemented) FlushData(w http.ResponseWriter, r *http.Request, image ImageName) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // GetLimits The block size limits of an image
 // (GET /v1/images/{image}/limits)
 func (_ Unimplemented) GetLimits(w http.ResponseWriter, r *http.Request, image ImageName) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// UpdateMappings Change the map
+// (POST /v1/images/{image}/mappings)
+func (_ Unimplemented) UpdateMappings(w http.ResponseWriter, r *http.Request, image ImageName, params UpdateMappingsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// TrimData Discard a range
+// (POST /v1/images/{image}/trim)
+func (_ Unimplemented) TrimData(w http.ResponseWriter, r *http.Request, image ImageName, params TrimDataParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ZeroData Make a range read as zeros
+// (POST /v1/images/{image}/zero)
+func (_ Unimplemented) ZeroData(w http.ResponseWriter, r *http.Request, image ImageName, params ZeroDataParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -489,6 +1083,70 @@ func (siw *ServerInterfaceWrapper) ListImages(w http.ResponseWriter, r *http.Req
 	handler.ServeHTTP(w, r)
 }
 
+// CreateImage operation middleware
+func (siw *ServerInterfaceWrapper) CreateImage(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateImage(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteImage operation middleware
+func (siw *ServerInterfaceWrapper) DeleteImage(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DeleteImageParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteImage(w, r, image, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetImage operation middleware
 func (siw *ServerInterfaceWrapper) GetImage(w http.ResponseWriter, r *http.Request) {
 
@@ -506,6 +1164,204 @@ func (siw *ServerInterfaceWrapper) GetImage(w http.ResponseWriter, r *http.Reque
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetImage(w, r, image)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PatchImage operation middleware
+func (siw *ServerInterfaceWrapper) PatchImage(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params PatchImageParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PatchImage(w, r, image, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListAllocations operation middleware
+func (siw *ServerInterfaceWrapper) ListAllocations(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListAllocations(w, r, image)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateAllocation operation middleware
+func (siw *ServerInterfaceWrapper) CreateAllocation(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateAllocation(w, r, image)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteAllocation operation middleware
+func (siw *ServerInterfaceWrapper) DeleteAllocation(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "allocation" -------------
+	var allocation AllocationID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "allocation", chi.URLParam(r, "allocation"), &allocation, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "allocation", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteAllocation(w, r, image, allocation)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetAllocation operation middleware
+func (siw *ServerInterfaceWrapper) GetAllocation(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "allocation" -------------
+	var allocation AllocationID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "allocation", chi.URLParam(r, "allocation"), &allocation, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "allocation", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetAllocation(w, r, image, allocation)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CheckImage operation middleware
+func (siw *ServerInterfaceWrapper) CheckImage(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CheckImage(w, r, image)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -662,6 +1518,32 @@ func (siw *ServerInterfaceWrapper) GetExtents(w http.ResponseWriter, r *http.Req
 	handler.ServeHTTP(w, r)
 }
 
+// FlushData operation middleware
+func (siw *ServerInterfaceWrapper) FlushData(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.FlushData(w, r, image)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetLimits operation middleware
 func (siw *ServerInterfaceWrapper) GetLimits(w http.ResponseWriter, r *http.Request) {
 
@@ -679,6 +1561,194 @@ func (siw *ServerInterfaceWrapper) GetLimits(w http.ResponseWriter, r *http.Requ
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetLimits(w, r, image)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UpdateMappings operation middleware
+func (siw *ServerInterfaceWrapper) UpdateMappings(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params UpdateMappingsParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UpdateMappings(w, r, image, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// TrimData operation middleware
+func (siw *ServerInterfaceWrapper) TrimData(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params TrimDataParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	// ------------- Optional header parameter "If-None-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-None-Match")]; found {
+		var IfNoneMatch UnlessMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-None-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-None-Match", valueList[0], &IfNoneMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-None-Match", Err: err})
+			return
+		}
+
+		params.IfNoneMatch = &IfNoneMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.TrimData(w, r, image, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ZeroData operation middleware
+func (siw *ServerInterfaceWrapper) ZeroData(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ZeroDataParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	// ------------- Optional header parameter "If-None-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-None-Match")]; found {
+		var IfNoneMatch UnlessMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-None-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-None-Match", valueList[0], &IfNoneMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-None-Match", Err: err})
+			return
+		}
+
+		params.IfNoneMatch = &IfNoneMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ZeroData(w, r, image, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -805,23 +1875,65 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Get(options.BaseURL+"/v1/images", wrapper.ListImages)
 	})
 	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/images", wrapper.CreateImage)
+	})
+	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/v1/images/{image}", wrapper.DeleteImage)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/images/{image}", wrapper.GetImage)
+	})
+	r.Group(func(r chi.Router) {
+		r.Patch(options.BaseURL+"/v1/images/{image}", wrapper.PatchImage)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/images/{image}/allocations", wrapper.ListAllocations)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/images/{image}/allocations", wrapper.CreateAllocation)
+	})
+	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/v1/images/{image}/allocations/{allocation}", wrapper.DeleteAllocation)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/images/{image}/allocations/{allocation}", wrapper.GetAllocation)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/images/{image}/check", wrapper.CheckImage)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/images/{image}/extents", wrapper.GetExtents)
 	})
 	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/images/{image}/flush", wrapper.FlushData)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/images/{image}/limits", wrapper.GetLimits)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/images/{image}/mappings", wrapper.UpdateMappings)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/images/{image}/trim", wrapper.TrimData)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/images/{image}/zero", wrapper.ZeroData)
 	})
 
 	return r
 }
 
+type BadBodyApplicationProblemPlusJSONResponse Problem
+
 type BadDataRequestApplicationProblemPlusJSONResponse Problem
 
 type BadRequestApplicationProblemPlusJSONResponse Problem
 
+type BadUploadApplicationProblemPlusJSONResponse Problem
+
 type BusyApplicationProblemPlusJSONResponse Problem
+
+type ConflictApplicationProblemPlusJSONResponse Problem
 
 type ForbiddenApplicationProblemPlusJSONResponse Problem
 
@@ -830,11 +1942,36 @@ type HeadlessResponse struct {
 
 type InternalErrorApplicationProblemPlusJSONResponse Problem
 
+type NoSpaceApplicationProblemPlusJSONResponse Problem
+
 type NotFoundApplicationProblemPlusJSONResponse Problem
 
 type OKTextResponse string
 
 type PreconditionFailedApplicationProblemPlusJSONResponse Problem
+
+type ReadOnlyApplicationProblemPlusJSONResponse Problem
+
+type TooLargeApplicationProblemPlusJSONResponse Problem
+
+type UnsupportedCodingResponseHeaders struct {
+	AcceptEncoding string
+}
+type UnsupportedCodingApplicationProblemPlusJSONResponse struct {
+	Body Problem
+
+	Headers UnsupportedCodingResponseHeaders
+}
+
+type UnsupportedMediaResponseHeaders struct {
+	AcceptPatch *string
+	AcceptPost  *string
+}
+type UnsupportedMediaApplicationProblemPlusJSONResponse struct {
+	Body Problem
+
+	Headers UnsupportedMediaResponseHeaders
+}
 
 type UnusableApplicationProblemPlusJSONResponse Problem
 
@@ -897,6 +2034,297 @@ type ListImages500ApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ListImages500ApplicationProblemPlusJSONResponse) VisitListImagesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateImageRequestObject struct {
+	Body *CreateImageJSONRequestBody
+}
+
+type CreateImageResponseObject interface {
+	VisitCreateImageResponse(w http.ResponseWriter) error
+}
+
+type CreateImage201ResponseHeaders struct {
+	Location string
+}
+
+type CreateImage201JSONResponse struct {
+	Body    Image
+	Headers CreateImage201ResponseHeaders
+}
+
+func (response CreateImage201JSONResponse) VisitCreateImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateImage400ApplicationProblemPlusJSONResponse struct {
+	BadBodyApplicationProblemPlusJSONResponse
+}
+
+func (response CreateImage400ApplicationProblemPlusJSONResponse) VisitCreateImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateImage403ApplicationProblemPlusJSONResponse struct {
+	ReadOnlyApplicationProblemPlusJSONResponse
+}
+
+func (response CreateImage403ApplicationProblemPlusJSONResponse) VisitCreateImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateImage409ApplicationProblemPlusJSONResponse Problem
+
+func (response CreateImage409ApplicationProblemPlusJSONResponse) VisitCreateImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateImage413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response CreateImage413ApplicationProblemPlusJSONResponse) VisitCreateImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateImage415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaApplicationProblemPlusJSONResponse
+}
+
+func (response CreateImage415ApplicationProblemPlusJSONResponse) VisitCreateImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.AcceptPatch != nil {
+		w.Header().Set("Accept-Patch", fmt.Sprint(*response.Headers.AcceptPatch))
+	}
+	if response.Headers.AcceptPost != nil {
+		w.Header().Set("Accept-Post", fmt.Sprint(*response.Headers.AcceptPost))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateImage422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response CreateImage422ApplicationProblemPlusJSONResponse) VisitCreateImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateImage500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response CreateImage500ApplicationProblemPlusJSONResponse) VisitCreateImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateImage507ApplicationProblemPlusJSONResponse struct {
+	NoSpaceApplicationProblemPlusJSONResponse
+}
+
+func (response CreateImage507ApplicationProblemPlusJSONResponse) VisitCreateImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(507)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteImageRequestObject struct {
+	Image  ImageName `json:"image"`
+	Params DeleteImageParams
+}
+
+type DeleteImageResponseObject interface {
+	VisitDeleteImageResponse(w http.ResponseWriter) error
+}
+
+type DeleteImage204Response struct {
+}
+
+func (response DeleteImage204Response) VisitDeleteImageResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteImage400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteImage400ApplicationProblemPlusJSONResponse) VisitDeleteImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteImage403ApplicationProblemPlusJSONResponse struct {
+	ReadOnlyApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteImage403ApplicationProblemPlusJSONResponse) VisitDeleteImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteImage404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteImage404ApplicationProblemPlusJSONResponse) VisitDeleteImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteImage409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteImage409ApplicationProblemPlusJSONResponse) VisitDeleteImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteImage412ApplicationProblemPlusJSONResponse struct {
+	PreconditionFailedApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteImage412ApplicationProblemPlusJSONResponse) VisitDeleteImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(412)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteImage422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteImage422ApplicationProblemPlusJSONResponse) VisitDeleteImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteImage500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteImage500ApplicationProblemPlusJSONResponse) VisitDeleteImageResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1022,6 +2450,901 @@ func (response GetImage500ApplicationProblemPlusJSONResponse) VisitGetImageRespo
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchImageRequestObject struct {
+	Image                             ImageName `json:"image"`
+	Params                            PatchImageParams
+	JSONBody                          *PatchImageJSONRequestBody
+	ApplicationMergePatchPlusJSONBody *PatchImageApplicationMergePatchPlusJSONRequestBody
+}
+
+type PatchImageResponseObject interface {
+	VisitPatchImageResponse(w http.ResponseWriter) error
+}
+
+type PatchImage200JSONResponse Image
+
+func (response PatchImage200JSONResponse) VisitPatchImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchImage400ApplicationProblemPlusJSONResponse struct {
+	BadBodyApplicationProblemPlusJSONResponse
+}
+
+func (response PatchImage400ApplicationProblemPlusJSONResponse) VisitPatchImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchImage403ApplicationProblemPlusJSONResponse struct {
+	ReadOnlyApplicationProblemPlusJSONResponse
+}
+
+func (response PatchImage403ApplicationProblemPlusJSONResponse) VisitPatchImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchImage404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response PatchImage404ApplicationProblemPlusJSONResponse) VisitPatchImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchImage409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response PatchImage409ApplicationProblemPlusJSONResponse) VisitPatchImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchImage412ApplicationProblemPlusJSONResponse struct {
+	PreconditionFailedApplicationProblemPlusJSONResponse
+}
+
+func (response PatchImage412ApplicationProblemPlusJSONResponse) VisitPatchImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(412)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchImage413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response PatchImage413ApplicationProblemPlusJSONResponse) VisitPatchImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchImage415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaApplicationProblemPlusJSONResponse
+}
+
+func (response PatchImage415ApplicationProblemPlusJSONResponse) VisitPatchImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.AcceptPatch != nil {
+		w.Header().Set("Accept-Patch", fmt.Sprint(*response.Headers.AcceptPatch))
+	}
+	if response.Headers.AcceptPost != nil {
+		w.Header().Set("Accept-Post", fmt.Sprint(*response.Headers.AcceptPost))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchImage422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response PatchImage422ApplicationProblemPlusJSONResponse) VisitPatchImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchImage500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response PatchImage500ApplicationProblemPlusJSONResponse) VisitPatchImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchImage507ApplicationProblemPlusJSONResponse struct {
+	NoSpaceApplicationProblemPlusJSONResponse
+}
+
+func (response PatchImage507ApplicationProblemPlusJSONResponse) VisitPatchImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(507)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListAllocationsRequestObject struct {
+	Image ImageName `json:"image"`
+}
+
+type ListAllocationsResponseObject interface {
+	VisitListAllocationsResponse(w http.ResponseWriter) error
+}
+
+type ListAllocations200JSONResponse AllocationList
+
+func (response ListAllocations200JSONResponse) VisitListAllocationsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListAllocations400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response ListAllocations400ApplicationProblemPlusJSONResponse) VisitListAllocationsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListAllocations403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ListAllocations403ApplicationProblemPlusJSONResponse) VisitListAllocationsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListAllocations404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response ListAllocations404ApplicationProblemPlusJSONResponse) VisitListAllocationsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListAllocations409ApplicationProblemPlusJSONResponse struct {
+	BusyApplicationProblemPlusJSONResponse
+}
+
+func (response ListAllocations409ApplicationProblemPlusJSONResponse) VisitListAllocationsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListAllocations422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response ListAllocations422ApplicationProblemPlusJSONResponse) VisitListAllocationsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListAllocations500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response ListAllocations500ApplicationProblemPlusJSONResponse) VisitListAllocationsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateAllocationRequestObject struct {
+	Image ImageName `json:"image"`
+	Body  *CreateAllocationJSONRequestBody
+}
+
+type CreateAllocationResponseObject interface {
+	VisitCreateAllocationResponse(w http.ResponseWriter) error
+}
+
+type CreateAllocation201ResponseHeaders struct {
+	Location string
+}
+
+type CreateAllocation201JSONResponse struct {
+	Body    Allocation
+	Headers CreateAllocation201ResponseHeaders
+}
+
+func (response CreateAllocation201JSONResponse) VisitCreateAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateAllocation400ApplicationProblemPlusJSONResponse struct {
+	BadBodyApplicationProblemPlusJSONResponse
+}
+
+func (response CreateAllocation400ApplicationProblemPlusJSONResponse) VisitCreateAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateAllocation403ApplicationProblemPlusJSONResponse struct {
+	ReadOnlyApplicationProblemPlusJSONResponse
+}
+
+func (response CreateAllocation403ApplicationProblemPlusJSONResponse) VisitCreateAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateAllocation404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response CreateAllocation404ApplicationProblemPlusJSONResponse) VisitCreateAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateAllocation409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response CreateAllocation409ApplicationProblemPlusJSONResponse) VisitCreateAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateAllocation413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response CreateAllocation413ApplicationProblemPlusJSONResponse) VisitCreateAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateAllocation415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaApplicationProblemPlusJSONResponse
+}
+
+func (response CreateAllocation415ApplicationProblemPlusJSONResponse) VisitCreateAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.AcceptPatch != nil {
+		w.Header().Set("Accept-Patch", fmt.Sprint(*response.Headers.AcceptPatch))
+	}
+	if response.Headers.AcceptPost != nil {
+		w.Header().Set("Accept-Post", fmt.Sprint(*response.Headers.AcceptPost))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateAllocation422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response CreateAllocation422ApplicationProblemPlusJSONResponse) VisitCreateAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateAllocation500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response CreateAllocation500ApplicationProblemPlusJSONResponse) VisitCreateAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateAllocation507ApplicationProblemPlusJSONResponse struct {
+	NoSpaceApplicationProblemPlusJSONResponse
+}
+
+func (response CreateAllocation507ApplicationProblemPlusJSONResponse) VisitCreateAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(507)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteAllocationRequestObject struct {
+	Image      ImageName    `json:"image"`
+	Allocation AllocationID `json:"allocation"`
+}
+
+type DeleteAllocationResponseObject interface {
+	VisitDeleteAllocationResponse(w http.ResponseWriter) error
+}
+
+type DeleteAllocation204Response struct {
+}
+
+func (response DeleteAllocation204Response) VisitDeleteAllocationResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteAllocation400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteAllocation400ApplicationProblemPlusJSONResponse) VisitDeleteAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteAllocation403ApplicationProblemPlusJSONResponse struct {
+	ReadOnlyApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteAllocation403ApplicationProblemPlusJSONResponse) VisitDeleteAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteAllocation404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteAllocation404ApplicationProblemPlusJSONResponse) VisitDeleteAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteAllocation409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteAllocation409ApplicationProblemPlusJSONResponse) VisitDeleteAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteAllocation422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteAllocation422ApplicationProblemPlusJSONResponse) VisitDeleteAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteAllocation500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteAllocation500ApplicationProblemPlusJSONResponse) VisitDeleteAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetAllocationRequestObject struct {
+	Image      ImageName    `json:"image"`
+	Allocation AllocationID `json:"allocation"`
+}
+
+type GetAllocationResponseObject interface {
+	VisitGetAllocationResponse(w http.ResponseWriter) error
+}
+
+type GetAllocation200JSONResponse Allocation
+
+func (response GetAllocation200JSONResponse) VisitGetAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetAllocation400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response GetAllocation400ApplicationProblemPlusJSONResponse) VisitGetAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetAllocation403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response GetAllocation403ApplicationProblemPlusJSONResponse) VisitGetAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetAllocation404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response GetAllocation404ApplicationProblemPlusJSONResponse) VisitGetAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetAllocation409ApplicationProblemPlusJSONResponse struct {
+	BusyApplicationProblemPlusJSONResponse
+}
+
+func (response GetAllocation409ApplicationProblemPlusJSONResponse) VisitGetAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetAllocation422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response GetAllocation422ApplicationProblemPlusJSONResponse) VisitGetAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetAllocation500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response GetAllocation500ApplicationProblemPlusJSONResponse) VisitGetAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckImageRequestObject struct {
+	Image ImageName `json:"image"`
+	Body  *CheckImageJSONRequestBody
+}
+
+type CheckImageResponseObject interface {
+	VisitCheckImageResponse(w http.ResponseWriter) error
+}
+
+type CheckImage200JSONResponse CheckReport
+
+func (response CheckImage200JSONResponse) VisitCheckImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckImage400ApplicationProblemPlusJSONResponse struct {
+	BadBodyApplicationProblemPlusJSONResponse
+}
+
+func (response CheckImage400ApplicationProblemPlusJSONResponse) VisitCheckImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckImage403ApplicationProblemPlusJSONResponse struct {
+	ReadOnlyApplicationProblemPlusJSONResponse
+}
+
+func (response CheckImage403ApplicationProblemPlusJSONResponse) VisitCheckImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckImage404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response CheckImage404ApplicationProblemPlusJSONResponse) VisitCheckImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckImage409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response CheckImage409ApplicationProblemPlusJSONResponse) VisitCheckImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckImage413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response CheckImage413ApplicationProblemPlusJSONResponse) VisitCheckImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckImage415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaApplicationProblemPlusJSONResponse
+}
+
+func (response CheckImage415ApplicationProblemPlusJSONResponse) VisitCheckImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.AcceptPatch != nil {
+		w.Header().Set("Accept-Patch", fmt.Sprint(*response.Headers.AcceptPatch))
+	}
+	if response.Headers.AcceptPost != nil {
+		w.Header().Set("Accept-Post", fmt.Sprint(*response.Headers.AcceptPost))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckImage422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response CheckImage422ApplicationProblemPlusJSONResponse) VisitCheckImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckImage500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response CheckImage500ApplicationProblemPlusJSONResponse) VisitCheckImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckImage507ApplicationProblemPlusJSONResponse struct {
+	NoSpaceApplicationProblemPlusJSONResponse
+}
+
+func (response CheckImage507ApplicationProblemPlusJSONResponse) VisitCheckImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(507)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -1238,6 +3561,173 @@ func (response GetExtents500ApplicationProblemPlusJSONResponse) VisitGetExtentsR
 	return err
 }
 
+type FlushDataRequestObject struct {
+	Image ImageName `json:"image"`
+	Body  *FlushDataJSONRequestBody
+}
+
+type FlushDataResponseObject interface {
+	VisitFlushDataResponse(w http.ResponseWriter) error
+}
+
+type FlushData204ResponseHeaders struct {
+	AcceptRanges       string
+	BlockSizeMaximum   int64
+	BlockSizeMinimum   int64
+	BlockSizePreferred int64
+	CacheControl       string
+	ETag               string
+}
+
+type FlushData204Response struct {
+	Headers FlushData204ResponseHeaders
+}
+
+func (response FlushData204Response) VisitFlushDataResponse(w http.ResponseWriter) error {
+	w.Header().Set("Accept-Ranges", fmt.Sprint(response.Headers.AcceptRanges))
+	w.Header().Set("Block-Size-Maximum", fmt.Sprint(response.Headers.BlockSizeMaximum))
+	w.Header().Set("Block-Size-Minimum", fmt.Sprint(response.Headers.BlockSizeMinimum))
+	w.Header().Set("Block-Size-Preferred", fmt.Sprint(response.Headers.BlockSizePreferred))
+	w.Header().Set("Cache-Control", fmt.Sprint(response.Headers.CacheControl))
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(204)
+	return nil
+}
+
+type FlushData400ApplicationProblemPlusJSONResponse struct {
+	BadBodyApplicationProblemPlusJSONResponse
+}
+
+func (response FlushData400ApplicationProblemPlusJSONResponse) VisitFlushDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type FlushData403ApplicationProblemPlusJSONResponse struct {
+	ReadOnlyApplicationProblemPlusJSONResponse
+}
+
+func (response FlushData403ApplicationProblemPlusJSONResponse) VisitFlushDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type FlushData404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response FlushData404ApplicationProblemPlusJSONResponse) VisitFlushDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type FlushData409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response FlushData409ApplicationProblemPlusJSONResponse) VisitFlushDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type FlushData413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response FlushData413ApplicationProblemPlusJSONResponse) VisitFlushDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type FlushData415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaApplicationProblemPlusJSONResponse
+}
+
+func (response FlushData415ApplicationProblemPlusJSONResponse) VisitFlushDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.AcceptPatch != nil {
+		w.Header().Set("Accept-Patch", fmt.Sprint(*response.Headers.AcceptPatch))
+	}
+	if response.Headers.AcceptPost != nil {
+		w.Header().Set("Accept-Post", fmt.Sprint(*response.Headers.AcceptPost))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type FlushData422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response FlushData422ApplicationProblemPlusJSONResponse) VisitFlushDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type FlushData500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response FlushData500ApplicationProblemPlusJSONResponse) VisitFlushDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetLimitsRequestObject struct {
 	Image ImageName `json:"image"`
 }
@@ -1356,20 +3846,654 @@ func (response GetLimits500ApplicationProblemPlusJSONResponse) VisitGetLimitsRes
 	return err
 }
 
+type UpdateMappingsRequestObject struct {
+	Image  ImageName `json:"image"`
+	Params UpdateMappingsParams
+	Body   *UpdateMappingsJSONRequestBody
+}
+
+type UpdateMappingsResponseObject interface {
+	VisitUpdateMappingsResponse(w http.ResponseWriter) error
+}
+
+type UpdateMappings200ResponseHeaders struct {
+	ETag string
+}
+
+type UpdateMappings200JSONResponse struct {
+	Body    MappingResult
+	Headers UpdateMappings200ResponseHeaders
+}
+
+func (response UpdateMappings200JSONResponse) VisitUpdateMappingsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateMappings400ApplicationProblemPlusJSONResponse struct {
+	BadBodyApplicationProblemPlusJSONResponse
+}
+
+func (response UpdateMappings400ApplicationProblemPlusJSONResponse) VisitUpdateMappingsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateMappings403ApplicationProblemPlusJSONResponse struct {
+	ReadOnlyApplicationProblemPlusJSONResponse
+}
+
+func (response UpdateMappings403ApplicationProblemPlusJSONResponse) VisitUpdateMappingsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateMappings404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response UpdateMappings404ApplicationProblemPlusJSONResponse) VisitUpdateMappingsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateMappings409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response UpdateMappings409ApplicationProblemPlusJSONResponse) VisitUpdateMappingsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateMappings412ApplicationProblemPlusJSONResponse struct {
+	PreconditionFailedApplicationProblemPlusJSONResponse
+}
+
+func (response UpdateMappings412ApplicationProblemPlusJSONResponse) VisitUpdateMappingsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(412)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateMappings413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response UpdateMappings413ApplicationProblemPlusJSONResponse) VisitUpdateMappingsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateMappings415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaApplicationProblemPlusJSONResponse
+}
+
+func (response UpdateMappings415ApplicationProblemPlusJSONResponse) VisitUpdateMappingsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.AcceptPatch != nil {
+		w.Header().Set("Accept-Patch", fmt.Sprint(*response.Headers.AcceptPatch))
+	}
+	if response.Headers.AcceptPost != nil {
+		w.Header().Set("Accept-Post", fmt.Sprint(*response.Headers.AcceptPost))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateMappings422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response UpdateMappings422ApplicationProblemPlusJSONResponse) VisitUpdateMappingsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateMappings500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response UpdateMappings500ApplicationProblemPlusJSONResponse) VisitUpdateMappingsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateMappings507ApplicationProblemPlusJSONResponse struct {
+	NoSpaceApplicationProblemPlusJSONResponse
+}
+
+func (response UpdateMappings507ApplicationProblemPlusJSONResponse) VisitUpdateMappingsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(507)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TrimDataRequestObject struct {
+	Image  ImageName `json:"image"`
+	Params TrimDataParams
+	Body   *TrimDataJSONRequestBody
+}
+
+type TrimDataResponseObject interface {
+	VisitTrimDataResponse(w http.ResponseWriter) error
+}
+
+type TrimData204ResponseHeaders struct {
+	AcceptRanges       string
+	BlockSizeMaximum   int64
+	BlockSizeMinimum   int64
+	BlockSizePreferred int64
+	CacheControl       string
+	ETag               string
+}
+
+type TrimData204Response struct {
+	Headers TrimData204ResponseHeaders
+}
+
+func (response TrimData204Response) VisitTrimDataResponse(w http.ResponseWriter) error {
+	w.Header().Set("Accept-Ranges", fmt.Sprint(response.Headers.AcceptRanges))
+	w.Header().Set("Block-Size-Maximum", fmt.Sprint(response.Headers.BlockSizeMaximum))
+	w.Header().Set("Block-Size-Minimum", fmt.Sprint(response.Headers.BlockSizeMinimum))
+	w.Header().Set("Block-Size-Preferred", fmt.Sprint(response.Headers.BlockSizePreferred))
+	w.Header().Set("Cache-Control", fmt.Sprint(response.Headers.CacheControl))
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(204)
+	return nil
+}
+
+type TrimData400ApplicationProblemPlusJSONResponse struct {
+	BadBodyApplicationProblemPlusJSONResponse
+}
+
+func (response TrimData400ApplicationProblemPlusJSONResponse) VisitTrimDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TrimData403ApplicationProblemPlusJSONResponse struct {
+	ReadOnlyApplicationProblemPlusJSONResponse
+}
+
+func (response TrimData403ApplicationProblemPlusJSONResponse) VisitTrimDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TrimData404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response TrimData404ApplicationProblemPlusJSONResponse) VisitTrimDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TrimData409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response TrimData409ApplicationProblemPlusJSONResponse) VisitTrimDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TrimData412ApplicationProblemPlusJSONResponse struct {
+	PreconditionFailedApplicationProblemPlusJSONResponse
+}
+
+func (response TrimData412ApplicationProblemPlusJSONResponse) VisitTrimDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(412)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TrimData413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response TrimData413ApplicationProblemPlusJSONResponse) VisitTrimDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TrimData415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaApplicationProblemPlusJSONResponse
+}
+
+func (response TrimData415ApplicationProblemPlusJSONResponse) VisitTrimDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.AcceptPatch != nil {
+		w.Header().Set("Accept-Patch", fmt.Sprint(*response.Headers.AcceptPatch))
+	}
+	if response.Headers.AcceptPost != nil {
+		w.Header().Set("Accept-Post", fmt.Sprint(*response.Headers.AcceptPost))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TrimData422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response TrimData422ApplicationProblemPlusJSONResponse) VisitTrimDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TrimData500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response TrimData500ApplicationProblemPlusJSONResponse) VisitTrimDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TrimData507ApplicationProblemPlusJSONResponse struct {
+	NoSpaceApplicationProblemPlusJSONResponse
+}
+
+func (response TrimData507ApplicationProblemPlusJSONResponse) VisitTrimDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(507)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ZeroDataRequestObject struct {
+	Image  ImageName `json:"image"`
+	Params ZeroDataParams
+	Body   *ZeroDataJSONRequestBody
+}
+
+type ZeroDataResponseObject interface {
+	VisitZeroDataResponse(w http.ResponseWriter) error
+}
+
+type ZeroData204ResponseHeaders struct {
+	AcceptRanges       string
+	BlockSizeMaximum   int64
+	BlockSizeMinimum   int64
+	BlockSizePreferred int64
+	CacheControl       string
+	ETag               string
+}
+
+type ZeroData204Response struct {
+	Headers ZeroData204ResponseHeaders
+}
+
+func (response ZeroData204Response) VisitZeroDataResponse(w http.ResponseWriter) error {
+	w.Header().Set("Accept-Ranges", fmt.Sprint(response.Headers.AcceptRanges))
+	w.Header().Set("Block-Size-Maximum", fmt.Sprint(response.Headers.BlockSizeMaximum))
+	w.Header().Set("Block-Size-Minimum", fmt.Sprint(response.Headers.BlockSizeMinimum))
+	w.Header().Set("Block-Size-Preferred", fmt.Sprint(response.Headers.BlockSizePreferred))
+	w.Header().Set("Cache-Control", fmt.Sprint(response.Headers.CacheControl))
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(204)
+	return nil
+}
+
+type ZeroData400ApplicationProblemPlusJSONResponse struct {
+	BadBodyApplicationProblemPlusJSONResponse
+}
+
+func (response ZeroData400ApplicationProblemPlusJSONResponse) VisitZeroDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ZeroData403ApplicationProblemPlusJSONResponse struct {
+	ReadOnlyApplicationProblemPlusJSONResponse
+}
+
+func (response ZeroData403ApplicationProblemPlusJSONResponse) VisitZeroDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ZeroData404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response ZeroData404ApplicationProblemPlusJSONResponse) VisitZeroDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ZeroData409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response ZeroData409ApplicationProblemPlusJSONResponse) VisitZeroDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ZeroData412ApplicationProblemPlusJSONResponse struct {
+	PreconditionFailedApplicationProblemPlusJSONResponse
+}
+
+func (response ZeroData412ApplicationProblemPlusJSONResponse) VisitZeroDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(412)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ZeroData413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response ZeroData413ApplicationProblemPlusJSONResponse) VisitZeroDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ZeroData415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaApplicationProblemPlusJSONResponse
+}
+
+func (response ZeroData415ApplicationProblemPlusJSONResponse) VisitZeroDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.AcceptPatch != nil {
+		w.Header().Set("Accept-Patch", fmt.Sprint(*response.Headers.AcceptPatch))
+	}
+	if response.Headers.AcceptPost != nil {
+		w.Header().Set("Accept-Post", fmt.Sprint(*response.Headers.AcceptPost))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ZeroData422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response ZeroData422ApplicationProblemPlusJSONResponse) VisitZeroDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ZeroData500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response ZeroData500ApplicationProblemPlusJSONResponse) VisitZeroDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ZeroData507ApplicationProblemPlusJSONResponse struct {
+	NoSpaceApplicationProblemPlusJSONResponse
+}
+
+func (response ZeroData507ApplicationProblemPlusJSONResponse) VisitZeroDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(507)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
 	// ListImages List images
 	// (GET /v1/images)
 	ListImages(ctx context.Context, request ListImagesRequestObject) (ListImagesResponseObject, error)
+	// CreateImage Create an image
+	// (POST /v1/images)
+	CreateImage(ctx context.Context, request CreateImageRequestObject) (CreateImageResponseObject, error)
+	// DeleteImage Delete an image
+	// (DELETE /v1/images/{image})
+	DeleteImage(ctx context.Context, request DeleteImageRequestObject) (DeleteImageResponseObject, error)
 	// GetImage Describe an image
 	// (GET /v1/images/{image})
 	GetImage(ctx context.Context, request GetImageRequestObject) (GetImageResponseObject, error)
+	// PatchImage Resize an image
+	// (PATCH /v1/images/{image})
+	PatchImage(ctx context.Context, request PatchImageRequestObject) (PatchImageResponseObject, error)
+	// ListAllocations List the live allocations of an image
+	// (GET /v1/images/{image}/allocations)
+	ListAllocations(ctx context.Context, request ListAllocationsRequestObject) (ListAllocationsResponseObject, error)
+	// CreateAllocation Reserve blocks
+	// (POST /v1/images/{image}/allocations)
+	CreateAllocation(ctx context.Context, request CreateAllocationRequestObject) (CreateAllocationResponseObject, error)
+	// DeleteAllocation Give an allocation back
+	// (DELETE /v1/images/{image}/allocations/{allocation})
+	DeleteAllocation(ctx context.Context, request DeleteAllocationRequestObject) (DeleteAllocationResponseObject, error)
+	// GetAllocation Describe an allocation
+	// (GET /v1/images/{image}/allocations/{allocation})
+	GetAllocation(ctx context.Context, request GetAllocationRequestObject) (GetAllocationResponseObject, error)
+	// CheckImage Check an image, and repair it
+	// (POST /v1/images/{image}/check)
+	CheckImage(ctx context.Context, request CheckImageRequestObject) (CheckImageResponseObject, error)
 	// GetExtents The map of an image
 	// (GET /v1/images/{image}/extents)
 	GetExtents(ctx context.Context, request GetExtentsRequestObject) (GetExtentsResponseObject, error)
+	// FlushData Make what was written durable
+	// (POST /v1/images/{image}/flush)
+	FlushData(ctx context.Context, request FlushDataRequestObject) (FlushDataResponseObject, error)
 	// GetLimits The block size limits of an image
 	// (GET /v1/images/{image}/limits)
 	GetLimits(ctx context.Context, request GetLimitsRequestObject) (GetLimitsResponseObject, error)
+	// UpdateMappings Change the map
+	// (POST /v1/images/{image}/mappings)
+	UpdateMappings(ctx context.Context, request UpdateMappingsRequestObject) (UpdateMappingsResponseObject, error)
+	// TrimData Discard a range
+	// (POST /v1/images/{image}/trim)
+	TrimData(ctx context.Context, request TrimDataRequestObject) (TrimDataResponseObject, error)
+	// ZeroData Make a range read as zeros
+	// (POST /v1/images/{image}/zero)
+	ZeroData(ctx context.Context, request ZeroDataRequestObject) (ZeroDataResponseObject, error)
 }
 
 type StrictHandlerFunc func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error)
@@ -1437,6 +4561,64 @@ func (sh *strictHandler) ListImages(w http.ResponseWriter, r *http.Request, para
 	}
 }
 
+// CreateImage operation middleware
+func (sh *strictHandler) CreateImage(w http.ResponseWriter, r *http.Request) {
+	var request CreateImageRequestObject
+
+	var body CreateImageJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateImage(ctx, request.(CreateImageRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateImage")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateImageResponseObject); ok {
+		if err := validResponse.VisitCreateImageResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteImage operation middleware
+func (sh *strictHandler) DeleteImage(w http.ResponseWriter, r *http.Request, image ImageName, params DeleteImageParams) {
+	var request DeleteImageRequestObject
+
+	request.Image = image
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteImage(ctx, request.(DeleteImageRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteImage")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteImageResponseObject); ok {
+		if err := validResponse.VisitDeleteImageResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // GetImage operation middleware
 func (sh *strictHandler) GetImage(w http.ResponseWriter, r *http.Request, image ImageName) {
 	var request GetImageRequestObject
@@ -1456,6 +4638,199 @@ func (sh *strictHandler) GetImage(w http.ResponseWriter, r *http.Request, image 
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(GetImageResponseObject); ok {
 		if err := validResponse.VisitGetImageResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PatchImage operation middleware
+func (sh *strictHandler) PatchImage(w http.ResponseWriter, r *http.Request, image ImageName, params PatchImageParams) {
+	var request PatchImageRequestObject
+
+	request.Image = image
+	request.Params = params
+	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/json") {
+
+		var body PatchImageJSONRequestBody
+		if err := runtime.BindJSONBody(r, &body); err != nil {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+		request.JSONBody = &body
+
+	}
+	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/merge-patch+json") {
+
+		var body PatchImageApplicationMergePatchPlusJSONRequestBody
+		if err := runtime.BindJSONBody(r, &body); err != nil {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+		request.ApplicationMergePatchPlusJSONBody = &body
+
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PatchImage(ctx, request.(PatchImageRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PatchImage")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PatchImageResponseObject); ok {
+		if err := validResponse.VisitPatchImageResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListAllocations operation middleware
+func (sh *strictHandler) ListAllocations(w http.ResponseWriter, r *http.Request, image ImageName) {
+	var request ListAllocationsRequestObject
+
+	request.Image = image
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListAllocations(ctx, request.(ListAllocationsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListAllocations")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListAllocationsResponseObject); ok {
+		if err := validResponse.VisitListAllocationsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateAllocation operation middleware
+func (sh *strictHandler) CreateAllocation(w http.ResponseWriter, r *http.Request, image ImageName) {
+	var request CreateAllocationRequestObject
+
+	request.Image = image
+
+	var body CreateAllocationJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateAllocation(ctx, request.(CreateAllocationRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateAllocation")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateAllocationResponseObject); ok {
+		if err := validResponse.VisitCreateAllocationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteAllocation operation middleware
+func (sh *strictHandler) DeleteAllocation(w http.ResponseWriter, r *http.Request, image ImageName, allocation AllocationID) {
+	var request DeleteAllocationRequestObject
+
+	request.Image = image
+	request.Allocation = allocation
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteAllocation(ctx, request.(DeleteAllocationRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteAllocation")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteAllocationResponseObject); ok {
+		if err := validResponse.VisitDeleteAllocationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetAllocation operation middleware
+func (sh *strictHandler) GetAllocation(w http.ResponseWriter, r *http.Request, image ImageName, allocation AllocationID) {
+	var request GetAllocationRequestObject
+
+	request.Image = image
+	request.Allocation = allocation
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetAllocation(ctx, request.(GetAllocationRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetAllocation")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetAllocationResponseObject); ok {
+		if err := validResponse.VisitGetAllocationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CheckImage operation middleware
+func (sh *strictHandler) CheckImage(w http.ResponseWriter, r *http.Request, image ImageName) {
+	var request CheckImageRequestObject
+
+	request.Image = image
+
+	var body CheckImageJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CheckImage(ctx, request.(CheckImageRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CheckImage")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CheckImageResponseObject); ok {
+		if err := validResponse.VisitCheckImageResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -1490,6 +4865,39 @@ func (sh *strictHandler) GetExtents(w http.ResponseWriter, r *http.Request, imag
 	}
 }
 
+// FlushData operation middleware
+func (sh *strictHandler) FlushData(w http.ResponseWriter, r *http.Request, image ImageName) {
+	var request FlushDataRequestObject
+
+	request.Image = image
+
+	var body FlushDataJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.FlushData(ctx, request.(FlushDataRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "FlushData")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(FlushDataResponseObject); ok {
+		if err := validResponse.VisitFlushDataResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // GetLimits operation middleware
 func (sh *strictHandler) GetLimits(w http.ResponseWriter, r *http.Request, image ImageName) {
 	var request GetLimitsRequestObject
@@ -1509,6 +4917,108 @@ func (sh *strictHandler) GetLimits(w http.ResponseWriter, r *http.Request, image
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(GetLimitsResponseObject); ok {
 		if err := validResponse.VisitGetLimitsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// UpdateMappings operation middleware
+func (sh *strictHandler) UpdateMappings(w http.ResponseWriter, r *http.Request, image ImageName, params UpdateMappingsParams) {
+	var request UpdateMappingsRequestObject
+
+	request.Image = image
+	request.Params = params
+
+	var body UpdateMappingsJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.UpdateMappings(ctx, request.(UpdateMappingsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UpdateMappings")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(UpdateMappingsResponseObject); ok {
+		if err := validResponse.VisitUpdateMappingsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// TrimData operation middleware
+func (sh *strictHandler) TrimData(w http.ResponseWriter, r *http.Request, image ImageName, params TrimDataParams) {
+	var request TrimDataRequestObject
+
+	request.Image = image
+	request.Params = params
+
+	var body TrimDataJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.TrimData(ctx, request.(TrimDataRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "TrimData")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(TrimDataResponseObject); ok {
+		if err := validResponse.VisitTrimDataResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ZeroData operation middleware
+func (sh *strictHandler) ZeroData(w http.ResponseWriter, r *http.Request, image ImageName, params ZeroDataParams) {
+	var request ZeroDataRequestObject
+
+	request.Image = image
+	request.Params = params
+
+	var body ZeroDataJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ZeroData(ctx, request.(ZeroDataRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ZeroData")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ZeroDataResponseObject); ok {
+		if err := validResponse.VisitZeroDataResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -36,6 +36,8 @@ type Options struct {
 	Loopback bool
 	// Hosts are further values of Host without a port. Default: none.
 	Hosts []string
+	// Requests counts the requests under way. Default: nobody wants to know.
+	Requests *Requests
 	// Ready reports why no new requests are welcome, nil if they are.
 	// Default: they are.
 	Ready func() error
@@ -74,11 +76,14 @@ func newServer(opt Options) *server {
 	if opt.Telemetry == nil {
 		opt.Telemetry = noTelemetry()
 	}
+	if opt.Requests == nil {
+		opt.Requests = new(Requests)
+	}
 	return &server{opt: opt, log: opt.Logger, telemetry: opt.Telemetry, ids: newRequestIDs(), validate: newValidator()}
 }
 
-// Bounds of a connection. There is no bound on the time that a body takes to
-// send: an image may be large and its reader slow.
+// Bounds of a connection. There is no bound on the time that a body takes, in
+// either direction: an image may be large and its client slow.
 const (
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = 2 * time.Minute
@@ -87,7 +92,7 @@ const (
 
 // NewServer returns an http.Server for the handler, to be used with a listener
 // of conn.Wrap. It cuts off clients that are slow with their header, and none
-// that is slow to read.
+// that is slow to send or to read a body.
 func NewServer(h http.Handler, logger *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:                      h,

@@ -34,6 +34,9 @@ type fixture struct {
 	svc  *service.Service
 	log  *logBuffer
 	http *http.Client
+
+	server *httptest.Server
+	closed bool // the test has closed the service
 }
 
 // A logBuffer keeps what the server logs.
@@ -58,15 +61,19 @@ func (l *logBuffer) String() string {
 // mappers are images of the format "fake".
 func start(t testing.TB, opt api.Options, mappers map[string]storage.Mapper) *fixture {
 	t.Helper()
+	return startWith(t, opt, service.Options{}, mappers)
+}
+
+// startWith starts one with options of the service.
+func startWith(t testing.TB, opt api.Options, with service.Options, mappers map[string]storage.Mapper) *fixture {
+	t.Helper()
 	f := &fixture{dir: t.TempDir(), log: new(logBuffer)}
 	for name := range mappers {
 		f.write(t, name, nil)
 	}
-	svc, err := service.New(service.Options{Dir: f.dir, Recheck: -1, Formats: map[string]service.Driver{
-		"raw":   service.RawDriver(),
-		"qcow2": service.QCOW2Driver(),
-		"fake":  fakeDriver(mappers),
-	}})
+	with.Dir, with.StateDir, with.Recheck = f.dir, filepath.Join(f.dir, ".extentd"), -1
+	with.Formats = map[string]service.Driver{"raw": rawDriver(), "qcow2": service.QCOW2Driver(), "fake": fakeDriver(mappers)}
+	svc, err := service.New(with)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,16 +88,29 @@ func start(t testing.TB, opt api.Options, mappers map[string]storage.Mapper) *fi
 	srv.Config.Protocols.SetUnencryptedHTTP2(true)
 	srv.Listener = conn.Wrap(srv.Listener)
 	srv.Start()
-	f.url = srv.URL
+	f.url, f.server = srv.URL, srv
 	f.http = &http.Client{Transport: &http.Transport{DisableCompression: true}}
 	t.Cleanup(func() {
 		f.http.CloseIdleConnections()
 		srv.Close()
+		if f.closed {
+			return
+		}
 		if err := svc.Close(); err != nil {
 			t.Error(err)
 		}
 	})
 	return f
+}
+
+// stop closes the service before the end of the test, so that others can look at
+// the images.
+func (f *fixture) stop(t testing.TB) {
+	t.Helper()
+	f.closed = true
+	if err := f.svc.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 // unopenable stands for an image that cannot be opened.
@@ -107,9 +127,29 @@ func fakeDriver(mappers map[string]storage.Mapper) service.Driver {
 			if bad, ok := mappers[node.Name()].(unopenable); ok {
 				return service.Layer{}, bad.err
 			}
-			return service.Layer{Mapper: mappers[node.Name()]}, nil
+			layer := service.Layer{Mapper: mappers[node.Name()]}
+			if _, full := layer.Mapper.(*fullMapper); full {
+				layer.Check = func(context.Context, string) (*service.CheckReport, error) { return nil, storage.ErrNoSpace }
+			}
+			return layer, nil
+		},
+		Check: func(_ context.Context, node *storage.Node, _ service.CheckOptions) (*service.CheckReport, error) {
+			return nil, mappers[node.Name()].(unopenable).err
 		},
 	}
+}
+
+// rawDriver has no room for an image called full.raw.
+func rawDriver() service.Driver {
+	d := service.RawDriver()
+	create := d.Create
+	d.Create = func(ctx context.Context, node *storage.Node, opt service.CreateOptions) error {
+		if opt.Name == "full.raw" {
+			return fmt.Errorf("fake: %w", storage.ErrNoSpace)
+		}
+		return create(ctx, node, opt)
+	}
+	return d
 }
 
 func (f *fixture) write(t testing.TB, name string, content []byte) {
@@ -152,12 +192,30 @@ type answer struct {
 	err    error // what ended the body, if not its end
 }
 
-// do sends a request; the headers are names and values in turn.
+// do sends a request without a body; the headers are names and values in turn.
 func (f *fixture) do(t testing.TB, method, path string, headers ...string) answer {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, f.url+path, nil)
+	return f.send(t, method, path, nil, headers...)
+}
+
+// send sends a request with a body.
+func (f *fixture) send(t testing.TB, method, path string, body []byte, headers ...string) answer {
+	t.Helper()
+	a, err := f.trySend(t.Context(), method, path, body, headers...)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return a
+}
+
+// trySend allows for failure of the connection.
+func (f *fixture) trySend(ctx context.Context, method, path string, body []byte, headers ...string) (answer, error) {
+	req, err := http.NewRequestWithContext(ctx, method, f.url+path, bytes.NewReader(body))
+	if err != nil {
+		return answer{}, err
+	}
+	if body == nil {
+		req.Body = nil
 	}
 	for i := 0; i < len(headers); i += 2 {
 		if headers[i] == "Host" {
@@ -168,11 +226,17 @@ func (f *fixture) do(t testing.TB, method, path string, headers ...string) answe
 	}
 	resp, err := f.http.Do(req)
 	if err != nil {
-		t.Fatalf("%s %s: %v", method, path, err)
+		return answer{}, err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	return answer{resp.StatusCode, resp.Header, body, err}
+	read, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, resp.Header, read, err}, nil
+}
+
+// json sends a request with a JSON body.
+func (f *fixture) json(t testing.TB, method, path, body string, headers ...string) answer {
+	t.Helper()
+	return f.send(t, method, path, []byte(body), append(headers, "Content-Type", "application/json")...)
 }
 
 func (f *fixture) get(t testing.TB, path string, headers ...string) answer {

@@ -15,10 +15,13 @@ import (
 )
 
 // A sink is a ResponseWriter that keeps nothing.
-type sink struct{ header http.Header }
+type sink struct {
+	header http.Header
+	status int
+}
 
 func (s *sink) Header() http.Header                 { return s.header }
-func (s *sink) WriteHeader(int)                     {}
+func (s *sink) WriteHeader(status int)              { s.status = status }
 func (s *sink) Write(p []byte) (int, error)         { return len(p), nil }
 func (s *sink) ReadFrom(r io.Reader) (int64, error) { return r.(io.WriterTo).WriteTo(s) }
 

@@ -1,14 +1,11 @@
 package api_test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/url"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -92,6 +89,7 @@ func contractImages(t *testing.T, f *fixture) {
 	f.qemu(t, "qemu-img", "snapshot", "-c", "first", "vm.qcow2")
 	f.qemu(t, "qemu-img", "bitmap", "--add", "vm.qcow2", "backup")
 	f.qemu(t, "qemu-img", "convert", "-c", "-O", "qcow2", "disk.raw", "packed.qcow2")
+	f.qemu(t, "qemu-img", "create", "-q", "-f", "qcow2", "work.qcow2", "4M")
 	f.qemu(t, "qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", "missing.raw", "-F", "raw", "orphan.qcow2", "1M")
 }
 
@@ -108,45 +106,14 @@ func TestAnswersKeepTheContract(t *testing.T) {
 		"busy.fake":    unopenable{err: fmt.Errorf("fake: %w", storage.ErrBusy)},
 		"io.fake":      unopenable{err: fmt.Errorf("fake: %w", syscall.EIO)},
 		"aligned.fake": aligned,
+		"full.fake":    newFullMapper(),
 	})
 	contractImages(t, f)
 	c := &contract{t: t, f: f, doc: doc, seen: map[string]bool{}}
 
-	c.check(200, "GET", "/v1/images", "")
-	c.check(200, "GET", "/v1/images", "?limit=2")
-	c.check(400, "GET", "/v1/images", "?limit=0")
-	c.check(400, "GET", "/v1/images", "?cursor=!")
-	for _, call := range []string{"", "/limits", "/extents", "/data"} {
-		path := "/v1/images/{image}" + call
-		for _, name := range []string{"vm.qcow2", "packed.qcow2", "disk.raw"} {
-			c.check(200, "GET", path, "", "image", name)
-		}
-		for status, name := range map[int]string{400: "-", 404: "nothing.raw", 409: "busy.fake", 422: "corrupt.qcow2", 500: "io.fake"} {
-			c.check(status, "GET", path, "", "image", name)
-		}
-		c.check(422, "GET", path, "", "image", "orphan.qcow2")
-		c.check(400, "GET", path, "?x=1", "image", "disk.raw")
-	}
-	extents := "/v1/images/{image}/extents"
-	etag := c.check(200, "GET", extents, "?one=true&resolve=false&volunteer=true", "image", "vm.qcow2").header.Get("Etag")
-	c.check(200, "GET", extents, "?limit=1", "image", "vm.qcow2")
-	c.check(200, "GET", extents, "", "image", "vm.qcow2", "Accept", "application/x-ndjson")
-	c.check(304, "GET", extents, "", "image", "vm.qcow2", "If-None-Match", etag)
-	c.check(412, "GET", extents, "", "image", "vm.qcow2", "If-Match", `"other"`)
-	c.check(400, "GET", extents, "?offset=99999999", "image", "vm.qcow2")
-	data := "/v1/images/{image}/data"
-	etag = c.check(206, "GET", data, "", "image", "vm.qcow2", "Range", "bytes=0-4095").header.Get("Etag")
-	c.check(206, "GET", data, "", "image", "vm.qcow2", "Range", "bytes=0-4095,8192-")
-	c.check(304, "GET", data, "", "image", "vm.qcow2", "If-None-Match", etag)
-	c.check(412, "GET", data, "", "image", "vm.qcow2", "If-Match", `"other"`)
-	c.check(416, "GET", data, "", "image", "vm.qcow2", "Range", "bytes=99999999-")
-	c.check(400, "GET", data, "", "image", "aligned.fake", "Range", "bytes=1-2")
-	c.check(200, "HEAD", data, "", "image", "vm.qcow2")
-	c.check(304, "HEAD", data, "", "image", "vm.qcow2", "If-None-Match", etag)
-	c.check(412, "HEAD", data, "", "image", "vm.qcow2", "If-Match", `"other"`)
-	for status, name := range map[int]string{400: "-", 404: "nothing.raw", 409: "busy.fake", 422: "corrupt.qcow2", 500: "io.fake"} {
-		c.check(status, "HEAD", data, "", "image", name)
-	}
+	contractReads(c)
+	contractWrites(c)
+	contractAllocations(c)
 	for _, path := range []string{"/healthz", "/readyz", "/metrics", "/openapi.yaml"} {
 		c.check(200, "GET", path, "")
 		c.check(400, "GET", path, "?x=1")
@@ -155,7 +122,7 @@ func TestAnswersKeepTheContract(t *testing.T) {
 	c.check(503, "GET", "/readyz", "")
 	for path, item := range doc.Paths.Map() {
 		for method := range item.Operations() {
-			c.check(403, method, path, "", "image", "disk.raw", "Host", "attacker.example")
+			c.check(403, method, path, "", "image", "disk.raw", "allocation", "x", "Host", "attacker.example")
 		}
 	}
 	if err := os.RemoveAll(f.dir); err != nil {
@@ -173,20 +140,24 @@ type contract struct {
 }
 
 // check calls an operation and validates its answer. The pairs are headers, but
-// for image, which goes into the path.
+// for image and allocation, which go into the path, and body.
 func (c *contract) check(status int, method, pattern, query string, pairs ...string) answer {
 	c.t.Helper()
 	path := pattern
 	var headers []string
+	var body []byte
 	for i := 0; i < len(pairs); i += 2 {
-		if pairs[i] == "image" {
-			path = strings.Replace(path, "{image}", url.PathEscape(pairs[i+1]), 1)
-			continue
+		switch pairs[i] {
+		case "image", "allocation":
+			path = strings.Replace(path, "{"+pairs[i]+"}", url.PathEscape(pairs[i+1]), 1)
+		case "body":
+			body = []byte(pairs[i+1])
+		default:
+			headers = append(headers, pairs[i], pairs[i+1])
 		}
-		headers = append(headers, pairs[i], pairs[i+1])
 	}
-	what := fmt.Sprintf("%s %s%s %v", method, path, query, headers)
-	a := c.f.do(c.t, method, path+query, headers...)
+	what := fmt.Sprintf("%s %s%s %v %.100s", method, path, query, headers, body)
+	a := c.f.send(c.t, method, path+query, body, headers...)
 	if a.status != status || a.err != nil {
 		c.t.Errorf("%s: status %d, want %d: %v\n%.500s", what, a.status, status, a.err, a.body)
 		return a
@@ -252,159 +223,5 @@ func (c *contract) complete(except map[string]bool) {
 				}
 			}
 		}
-	}
-}
-
-// What is on no route is a problem as well.
-func TestNoRoute(t *testing.T) {
-	f := start(t, api.Options{}, nil)
-	for _, path := range []string{"/", "/v1", "/v1/images/", "/v1/images/a.raw/", "/v1/images/a.raw/nothing", "/v2/images", "//v1/images", "/v1/images/a%2Fb.raw/x"} {
-		f.get(t, path).problem(t, 404, "not-found")
-		f.do(t, "BREW", path).problem(t, 404, "not-found")
-	}
-	for path, allowed := range map[string]string{
-		"/v1/images": "GET", "/v1/images/a.raw": "GET", "/v1/images/a.raw/extents": "GET", "/v1/images/a%2Eraw/data": "GET, HEAD", "/healthz": "GET",
-	} {
-		for _, method := range []string{"PUT", "POST", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"} {
-			a := f.do(t, method, path)
-			a.problem(t, 405, "method-not-allowed")
-			if got := a.header.Get("Allow"); got != allowed {
-				t.Errorf("%s %s: Allow %q, want %q", method, path, got, allowed)
-			}
-		}
-	}
-}
-
-func TestParameters(t *testing.T) {
-	f := start(t, api.Options{}, nil)
-	f.random(t, "disk.raw", 10_000)
-	extents := "/v1/images/disk.raw/extents?"
-	for request, want := range map[string][]string{ // field and rule in turn
-		extents + "len=5":                                {"len", "unknown"},
-		extents + "Offset=5":                             {"Offset", "unknown"},
-		extents + "zz=1&offset=x&aa=2":                   {"aa", "unknown", "offset", "syntax", "zz", "unknown"},
-		extents + "offset=1&offset=2":                    {"offset", "repeated"},
-		extents + "offset=":                              {"offset", "syntax"},
-		extents + "offset":                               {"offset", "syntax"},
-		extents + "offset=%2B5":                          {"offset", "syntax"},
-		extents + "offset=+5":                            {"offset", "syntax"},
-		extents + "offset=5.0":                           {"offset", "syntax"},
-		extents + "offset=1e3":                           {"offset", "syntax"},
-		extents + "offset=0x10":                          {"offset", "syntax"},
-		extents + "offset=1_000":                         {"offset", "syntax"},
-		extents + "offset=-":                             {"offset", "syntax"},
-		extents + "offset=%D9%A1":                        {"offset", "syntax"},
-		extents + "offset=-1":                            {"offset", "min"},
-		extents + "offset=9223372036854775808":           {"offset", "max"},
-		extents + "offset=-9223372036854775809":          {"offset", "max"},
-		extents + "length=0":                             {"length", "min"},
-		extents + "limit=0":                              {"limit", "min"},
-		extents + "limit=100001":                         {"limit", "max"},
-		extents + "length=-1&limit=100001":               {"length", "min", "limit", "max"},
-		extents + "one=1":                                {"one", "syntax"},
-		extents + "one=True":                             {"one", "syntax"},
-		extents + "one=":                                 {"one", "syntax"},
-		extents + "volunteer=yes":                        {"volunteer", "syntax"},
-		extents + "resolve=0":                            {"resolve", "syntax"},
-		extents + "a=%zz":                                {"query", "syntax"},
-		extents + "offset=1;length=2":                    {"query", "syntax"},
-		"/v1/images?limit=0":                             {"limit", "min"},
-		"/v1/images?limit=1001":                          {"limit", "max"},
-		"/v1/images?cursor=%00":                          {"cursor", "syntax"},
-		"/v1/images?cursor=" + strings.Repeat("a", 1025): {"cursor", "max"},
-		"/v1/images/disk.raw?x":                          {"x", "unknown"},
-		"/v1/images/disk.raw/limits?x=1":                 {"x", "unknown"},
-		"/v1/images/disk.raw/data?offset=1":              {"offset", "unknown"},
-		"/healthz?verbose=1":                             {"verbose", "unknown"},
-	} {
-		p := f.get(t, request).problem(t, 400, "invalid-request")
-		var got []string
-		if p.Errors != nil {
-			for _, e := range *p.Errors {
-				got = append(got, e.Field, e.Rule)
-				if e.Detail == "" || !strings.Contains(p.Detail, e.Detail) {
-					t.Errorf("%s: %+v", request, p)
-				}
-			}
-		}
-		if !slices.Equal(got, want) {
-			t.Errorf("%s: %q, want %q", request, got, want)
-		}
-	}
-	many := make(url.Values)
-	for i := range 1000 {
-		many.Set(strings.Repeat("x", 200)+strconv.Itoa(i), "1")
-	}
-	a := f.get(t, extents+many.Encode()[:40_000])
-	if p := a.problem(t, 400, "invalid-request"); len(*p.Errors) != 16 || len(a.body) > 10_000 {
-		t.Errorf("%d errors, %d bytes", len(*p.Errors), len(a.body))
-	}
-}
-
-func TestHosts(t *testing.T) {
-	f := start(t, api.Options{Loopback: true, Hosts: []string{"disks.internal"}}, nil)
-	for host, want := range map[string]int{
-		"localhost": 200, "localhost:7080": 200, "LocalHost.:80": 200, "127.0.0.1:1": 200, "127.9.9.9": 200, "[::1]:7080": 200, "[::1]": 200,
-		"disks.internal": 200, "Disks.Internal:7080": 200,
-		"attacker.example": 403, "attacker.example:7080": 403, "localhost.attacker.example": 403, "10.0.0.1": 403, "0.0.0.0:7080": 403, "[::ffff:10.0.0.1]": 403,
-	} {
-		a := f.get(t, "/v1/images", "Host", host)
-		if a.status != want {
-			t.Errorf("Host %s: %d, want %d", host, a.status, want)
-		}
-		if want == 403 {
-			a.problem(t, 403, "forbidden")
-			f.get(t, "/nowhere", "Host", host).problem(t, 403, "forbidden")
-		}
-	}
-	open := start(t, api.Options{}, nil)
-	open.expect(t, 200, "/v1/images", "Host", "any.example")
-}
-
-func TestImages(t *testing.T) {
-	f := start(t, api.Options{}, nil)
-	contractImages(t, f)
-	var img api.Image
-	decode(t, f.expect(t, 200, "/v1/images/vm.qcow2").body, &img)
-	if img.Name != "vm.qcow2" || img.Format != "qcow2" || img.Size != 2*mib || len(img.Layers) != 2 || *img.Layers[0].BackingFile != "base.raw" ||
-		img.Layers[1].Size != mib || img.Layers[1].ClusterSize != nil || img.Qcow2 == nil || *img.Layers[0].ClusterSize != 65536 {
-		t.Errorf("%+v", img)
-	}
-	if q := img.Qcow2; len(q.Snapshots) != 1 || q.Snapshots[0].Name != "first" || q.Snapshots[0].VmClock != "0s" || len(q.Bitmaps) != 1 || q.Bitmaps[0].Granularity != 65536 {
-		t.Errorf("%+v", q)
-	}
-	raw := f.expect(t, 200, "/v1/images/disk.raw").body
-	if bytes.Contains(raw, []byte("qcow2")) || bytes.Contains(raw, []byte("cluster_size")) || bytes.Contains(raw, []byte("backing")) {
-		t.Errorf("%s", raw)
-	}
-	var limits api.Limits
-	decode(t, f.expect(t, 200, "/v1/images/vm.qcow2/limits").body, &limits)
-	if limits != img.Limits || limits.Minimum != 1 {
-		t.Errorf("%+v, %+v", limits, img.Limits)
-	}
-	found := map[string]bool{}
-	for cursor := ""; ; {
-		var list api.ImageList
-		decode(t, f.expect(t, 200, "/v1/images?limit=2"+cursor).body, &list)
-		for _, e := range list.Images {
-			found[e.Name] = e.Problem == nil
-			if (e.Problem == nil) != (e.Size != nil) || e.Format == "" {
-				t.Errorf("%+v", e)
-			}
-			if e.Problem != nil && (e.Problem.Status != 422 || e.Problem.Instance != "/v1/images/"+e.Name) {
-				t.Errorf("%+v", *e.Problem)
-			}
-			if e.Name == "vm.qcow2" && (*e.Size != img.Size || *e.Generation != img.Generation || !cmp.Equal(*e.Layers, img.Layers)) {
-				t.Errorf("%+v, but alone %+v", e, img)
-			}
-		}
-		if list.Next == nil {
-			break
-		}
-		cursor = "&cursor=" + *list.Next
-	}
-	want := map[string]bool{"base.raw": true, "corrupt.qcow2": false, "disk.raw": true, "orphan.qcow2": false, "packed.qcow2": true, "vm.qcow2": true}
-	if !maps.Equal(found, want) {
-		t.Errorf("found %v, want %v", found, want)
 	}
 }

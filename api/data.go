@@ -17,7 +17,10 @@ import (
 	"github.com/extentd/extentd/storage/block"
 )
 
-const octets = "application/octet-stream"
+const (
+	octets    = "application/octet-stream"
+	cacheData = "no-cache, no-transform"
+)
 
 func (s *server) getData(w http.ResponseWriter, r *http.Request) {
 	s.answerData(w, r, (*dataAnswer).send)
@@ -35,6 +38,7 @@ type dataAnswer struct {
 	w      http.ResponseWriter
 	r      *http.Request
 	d      *block.Device
+	size   int64 // of the image, when the answer began
 	etag   string
 	values [9]string
 }
@@ -49,7 +53,8 @@ func (s *server) answerData(w http.ResponseWriter, r *http.Request, send func(*d
 		return
 	}
 	defer h.Release()
-	a := &dataAnswer{s: s, w: w, r: r, d: h.Device(), etag: `"` + h.DataGeneration() + `"`}
+	a := &dataAnswer{s: s, w: w, r: r, d: h.Device(), size: h.Device().Size(), etag: `"` + h.DataGeneration() + `"`}
+	a.set(0, "Etag", a.etag)
 	err = a.describe(r.Context())
 	if err == nil {
 		switch precondition(r.Header, a.etag) {
@@ -67,8 +72,10 @@ func (s *server) answerData(w http.ResponseWriter, r *http.Request, send func(*d
 }
 
 // imageName is the name in the path, decoded.
-func imageName(r *http.Request) string {
-	name := chi.URLParam(r, "image")
+func imageName(r *http.Request) string { return pathParameter(r, "image") }
+
+func pathParameter(r *http.Request, key string) string {
+	name := chi.URLParam(r, key)
 	if r.URL.RawPath != "" {
 		if decoded, err := url.PathUnescape(name); err == nil {
 			return decoded
@@ -81,22 +88,35 @@ func imageName(r *http.Request) string {
 // none has.
 func (s *server) acquire(ctx context.Context, name string) (*service.Handle, error) {
 	h, err := s.svc.Acquire(ctx, name)
-	if err != nil && !service.ValidName(name) {
-		return nil, invalid("image", rulePattern, "must be 1 to 255 of A-Z a-z 0-9 . _ -, the first of them a letter or digit")
-	}
-	return h, err
+	return h, named(name, err)
 }
 
-// describe sets what every answer about the data of an image says.
+// acquireWritable likewise opens it for writing.
+func (s *server) acquireWritable(ctx context.Context, name string) (*service.Handle, error) {
+	h, err := s.svc.AcquireWritable(ctx, name)
+	return h, named(name, err)
+}
+
+const namePattern = "must be 1 to 255 of A-Z a-z 0-9 . _ -, the first of them a letter or digit"
+
+// named is what went wrong with an image, if something did, or with its name.
+func named(name string, err error) error {
+	if err != nil && !service.ValidName(name) {
+		return invalid("image", rulePattern, namePattern)
+	}
+	return err
+}
+
+// describe sets what every answer about the data of an image says, but for the
+// ETag, which is the first value.
 func (a *dataAnswer) describe(ctx context.Context) error {
 	limits, err := a.d.Limits(ctx)
 	if err != nil {
 		return err
 	}
 	texts := a.s.limits.of(limits)
-	a.set(0, "Etag", a.etag)
 	a.set(1, "Accept-Ranges", "bytes")
-	a.set(2, "Cache-Control", "no-cache, no-transform")
+	a.set(2, "Cache-Control", cacheData)
 	a.set(3, "Block-Size-Minimum", texts.minimum)
 	a.set(4, "Block-Size-Preferred", texts.preferred)
 	a.set(5, "Block-Size-Maximum", texts.maximum)
@@ -116,33 +136,32 @@ func (a *dataAnswer) set(i int, key, value string) {
 }
 
 func (a *dataAnswer) sendHead() error {
-	if err := a.d.Check(a.r.Context(), 0, a.d.Size()); err != nil {
+	if err := a.d.Check(a.r.Context(), 0, a.size); err != nil {
 		return err
 	}
-	a.describeBody(octets, a.d.Size())
+	a.describeBody(octets, a.size)
 	a.w.WriteHeader(http.StatusOK)
 	return nil
 }
 
 // send answers with the whole image or with ranges of it.
 func (a *dataAnswer) send() error {
-	size := a.d.Size()
 	var few [4]byteRange
 	ranges, verdict := few[:0], rangeNone
 	if given := a.r.Header["Range"]; len(given) == 1 && rangeApplies(a.r.Header, a.etag) {
-		ranges, verdict = parseRanges(given[0], size, ranges)
+		ranges, verdict = parseRanges(given[0], a.size, ranges)
 	}
 	switch verdict {
 	case rangeOutside:
-		return &rangeError{size, fmt.Sprintf("the image has %d bytes, and no range lies in them", size)}
+		return &rangeError{a.size, fmt.Sprintf("the image has %d bytes, and no range lies in them", a.size)}
 	case rangeTooMany:
-		return &rangeError{size, fmt.Sprintf("one request may ask for %d ranges, together twice as long as the image", maxRanges)}
+		return &rangeError{a.size, fmt.Sprintf("one request may ask for %d ranges, together twice as long as the image", maxRanges)}
 	case rangePartial:
 		if len(ranges) > 1 {
 			return a.sendParts(ranges)
 		}
 	case rangeNone:
-		return a.sendRange(byteRange{0, size}, http.StatusOK)
+		return a.sendRange(byteRange{0, a.size}, http.StatusOK)
 	}
 	return a.sendRange(ranges[0], http.StatusPartialContent)
 }
@@ -157,7 +176,7 @@ func (a *dataAnswer) sendRange(part byteRange, status int) error {
 	defer stream.Close() //nolint:errcheck // of reading, there is nothing left to fail
 	a.describeBody(octets, part.n)
 	if status == http.StatusPartialContent {
-		a.set(8, "Content-Range", contentRange(part, a.d.Size()))
+		a.set(8, "Content-Range", contentRange(part, a.size))
 	}
 	a.w.WriteHeader(status)
 	n, err := conn.Send(a.w, a.r, stream, part.n)

@@ -16,12 +16,14 @@ const ndjson = "application/x-ndjson"
 
 // An extentQuery is what a request for a map asks for, complete and checked.
 type extentQuery struct {
-	off, n    int64
-	limit     int // 0: unpaged
-	one       bool
-	ndjson    bool
-	volunteer bool
-	topOnly   bool
+	size       int64  // of the image, when the answer began
+	generation string // likewise
+	off, n     int64
+	limit      int // 0: unpaged
+	one        bool
+	ndjson     bool
+	volunteer  bool
+	topOnly    bool
 }
 
 // GetExtents implements GET /v1/images/{image}/extents.
@@ -37,7 +39,8 @@ func (s *server) GetExtents(ctx context.Context, request GetExtentsRequestObject
 		}
 	}()
 	r := callOf(ctx).r
-	etag := `"` + h.Generation() + `"`
+	generation := h.Generation()
+	etag := `"` + generation + `"`
 	switch precondition(r.Header, etag) {
 	case http.StatusPreconditionFailed:
 		return nil, errPrecondition
@@ -48,6 +51,7 @@ func (s *server) GetExtents(ctx context.Context, request GetExtentsRequestObject
 	if err != nil {
 		return nil, err
 	}
+	q.generation = generation
 	body, err := startMap(ctx, h, q)
 	if err != nil {
 		return nil, err
@@ -61,7 +65,7 @@ const cacheMap = "no-cache"
 
 // newExtentQuery puts in the defaults, and checks the range.
 func newExtentQuery(p *GetExtentsParams, size int64, lines bool) (extentQuery, error) {
-	q := extentQuery{limit: defaultExtents, ndjson: lines}
+	q := extentQuery{size: size, limit: defaultExtents, ndjson: lines}
 	if p.Offset != nil {
 		q.off = *p.Offset
 	}
@@ -78,8 +82,7 @@ func newExtentQuery(p *GetExtentsParams, size int64, lines bool) (extentQuery, e
 	if err := storage.CheckRange(q.off, q.n, size); err != nil {
 		return q, err
 	}
-	isTrue := func(b *bool) bool { return b != nil && *b }
-	q.one, q.volunteer = isTrue(p.One), isTrue(p.Volunteer)
+	q.one, q.volunteer = valueOf(p.One), valueOf(p.Volunteer)
 	q.topOnly = p.Resolve != nil && !*p.Resolve
 	switch {
 	case lines && p.Limit != nil:

@@ -51,16 +51,11 @@ func (s *server) entryOf(ctx context.Context, e service.Entry) ImageEntry {
 
 // GetImage implements GET /v1/images/{image}.
 func (s *server) GetImage(ctx context.Context, request GetImageRequestObject) (GetImageResponseObject, error) {
-	h, err := s.acquire(ctx, request.Image)
+	img, err := s.describeImage(ctx, request.Image)
 	if err != nil {
 		return nil, err
 	}
-	defer h.Release()
-	info, err := h.Info(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return GetImage200JSONResponse(imageOf(&info)), nil
+	return GetImage200JSONResponse(img), nil
 }
 
 // GetLimits implements GET /v1/images/{image}/limits.

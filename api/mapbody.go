@@ -54,8 +54,8 @@ func startMap(ctx context.Context, h *service.Handle, q extentQuery) (*mapBody, 
 	}
 	b.walk.Go(func() {
 		defer close(b.full)
-		w := mapWriter{ctx: ctx, body: b, q: q}
-		b.err = w.run(h)
+		w := mapWriter{ctx: ctx, h: h, body: b, q: q}
+		b.err = w.run()
 	})
 	first, ok := <-b.full
 	if !ok {
@@ -108,11 +108,13 @@ func (b *mapBody) writeTo(w http.ResponseWriter) error {
 // A mapWriter encodes a map into the pieces of a body.
 type mapWriter struct {
 	ctx     context.Context // it is that of one walk
+	h       *service.Handle
 	body    *mapBody
 	q       extentQuery
 	encoder encoder
 	text    []byte  // the piece in the making
 	buffer  *[]byte // what it is written to
+	release func()  // of the map, which is held while a piece is made; nil: between
 	since   time.Time
 	count   int               // extents so far
 	end     int64             // of the last one
@@ -120,18 +122,18 @@ type mapWriter struct {
 }
 
 // run writes the whole body. Of one that fails, nothing says that it ended.
-func (w *mapWriter) run(h *service.Handle) (err error) {
+func (w *mapWriter) run() (err error) {
 	defer func() {
 		if p := recover(); p != nil { // as net/http does for its own goroutines
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
+		w.letGo()
 	}()
 	w.next(<-w.body.free)
-	size := h.Device().Size()
 	if !w.q.ndjson {
-		w.text = fmt.Appendf(w.text, `{"size":%d,"generation":%q,"extents":[`, size, h.Generation())
+		w.text = fmt.Appendf(w.text, `{"size":%d,"generation":%q,"extents":[`, w.q.size, w.q.generation)
 	}
-	for m, err := range h.Device().Walk(w.ctx, w.q.off, w.q.n, w.q.options()) {
+	for m, err := range w.h.Device().Walk(w.ctx, w.q.off, w.q.n, w.q.options()) {
 		if err != nil {
 			return err
 		}
@@ -223,8 +225,10 @@ func (w *mapWriter) add(m *storage.Mapping) error {
 	}
 }
 
-// hand hands over the piece. There is room for all of them.
+// hand hands over the piece. There is room for all of them. The map is not held
+// while the client is waited for.
 func (w *mapWriter) hand(last bool) {
+	w.letGo()
 	*w.buffer = w.text
 	w.body.full <- piece{w.buffer, last}
 }
@@ -235,4 +239,13 @@ func (w *mapWriter) next(buffer *[]byte) {
 		buffer = pieceBuffers.Get().(*[]byte)
 	}
 	w.buffer, w.text, w.since = buffer, (*buffer)[:0], time.Now()
+	w.release = w.h.HoldMap()
+}
+
+// letGo lets others change the map again.
+func (w *mapWriter) letGo() {
+	if w.release != nil {
+		w.release()
+		w.release = nil
+	}
 }

@@ -35,6 +35,8 @@ func (s *server) observe(method, pattern string, next http.HandlerFunc) http.Han
 }
 
 func (o *observed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	o.s.opt.Requests.n.Add(1)
+	defer o.s.opt.Requests.n.Add(-1)
 	start := time.Now()
 	resp := &response{ResponseWriter: w, id: [1]string{o.s.ids.of(r)}}
 	w.Header()["X-Request-Id"] = resp.id[:]
@@ -87,7 +89,7 @@ func (o *observed) finish(r *http.Request, resp *response, span trace.Span, took
 	if o.s.log.Enabled(ctx, slog.LevelDebug) {
 		o.s.log.LogAttrs(ctx, slog.LevelDebug, "request",
 			slog.String("request", resp.id[0]), slog.String("method", r.Method), slog.String("path", r.URL.EscapedPath()),
-			slog.String("remote", r.RemoteAddr), slog.Int("status", resp.status), slog.Int64("bytes", resp.sent),
+			slog.String("remote", r.RemoteAddr), slog.Int("status", resp.status), slog.Int64("bytes", resp.sent), slog.Int64("received", resp.read),
 			slog.Duration("took", took), slog.Bool("aborted", aborted))
 	}
 }
@@ -98,6 +100,7 @@ type response struct {
 	http.ResponseWriter
 	status int // 0 until the header is sent
 	sent   int64
+	read   int64     // of the request's body
 	id     [1]string // an array, so that it serves as the value of a header
 }
 
@@ -144,6 +147,13 @@ func (r *response) ReadFrom(src io.Reader) (int64, error) {
 func (r *response) Flush() {
 	if f, ok := r.ResponseWriter.(http.Flusher); ok {
 		f.Flush()
+	}
+}
+
+// countReceived counts n bytes of the body of the request that w answers.
+func countReceived(w http.ResponseWriter, n int64) {
+	if r, ok := w.(*response); ok {
+		r.read += n
 	}
 }
 

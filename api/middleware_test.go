@@ -6,9 +6,11 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -127,7 +129,7 @@ func TestRequestIDs(t *testing.T) {
 	}
 }
 
-// The parameters of every route are those of the contract.
+// The parameters and bodies of every route are those of the contract.
 func TestParametersAreThoseOfTheContract(t *testing.T) {
 	doc, err := openapi3.NewLoader().LoadFromFile("../openapi.yaml")
 	if err != nil {
@@ -148,6 +150,17 @@ func TestParametersAreThoseOfTheContract(t *testing.T) {
 		}
 		if len(want) == 0 {
 			want = nil
+		}
+		var media []string
+		if body := doc.Paths.Value(route.pattern).GetOperation(route.method).RequestBody; body != nil && body.Value.Content.Get(octets) == nil {
+			media = slices.Sorted(maps.Keys(body.Value.Content))
+		}
+		var got []string
+		if route.body != nil {
+			got = slices.Sorted(slices.Values(route.body.media))
+		}
+		if !slices.Equal(got, media) {
+			t.Errorf("%s %s: bodies of %q, want %q", route.method, route.pattern, got, media)
 		}
 		if diff := cmp.Diff(want, route.query); diff != "" {
 			t.Errorf("%s %s (-contract +route):\n%s", route.method, route.pattern, diff)
@@ -175,6 +188,11 @@ func TestMetrics(t *testing.T) {
 	serve("GET", "/healthz")
 	serve("GET", "/healthz")
 	serve("GET", "/healthz?x=1")
+	s.observe("PUT", "/upload", func(w http.ResponseWriter, r *http.Request) {
+		countReceived(w, 1000)
+		countReceived(w, 234)
+		w.WriteHeader(204)
+	}).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("PUT", "/upload", nil))
 	serve("GET", "/nowhere/"+strings.Repeat("x", 100))
 	serve("BREW", "/healthz")
 	func() {
@@ -192,6 +210,8 @@ func TestMetrics(t *testing.T) {
 		`http_server_request_duration_seconds_count{http_request_method="_OTHER",http_response_status_code="405",http_route="",`,
 		`http_server_request_duration_seconds_count{error_type="aborted",http_request_method="GET",http_response_status_code="206",http_route="/aborted",`,
 		`http_server_response_body_sent_bytes_total{http_request_method="GET",http_response_status_code="200",http_route="/healthz",`,
+		`http_server_request_body_received_bytes_total{http_request_method="PUT",http_response_status_code="204",http_route="/upload",`,
+		`otel_scope_version=""} 1234`,
 		`service_version="1.2.3"`,
 		`go_goroutine_count`,
 	} {

@@ -26,7 +26,7 @@ func (a *dataAnswer) sendParts(ranges []byteRange) error {
 		return err
 	}
 	boundary := rand.Text()
-	headers, end := partHeaders(boundary, ranges, a.d.Size())
+	headers, end := partHeaders(boundary, ranges, a.size)
 	length := int64(len(end))
 	for i, part := range ranges {
 		length += int64(len(headers[i])) + part.n

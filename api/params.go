@@ -14,6 +14,7 @@ import (
 	"github.com/go-playground/validator/v10"
 
 	"github.com/extentd/extentd/service"
+	"github.com/extentd/extentd/storage"
 )
 
 // A paramKind is what the value of a query parameter looks like.
@@ -50,6 +51,10 @@ const (
 	rulePattern  = "pattern"
 	ruleConflict = "conflict"
 	ruleMax      = "max"
+	ruleRequired = "required"
+	ruleType     = "type"
+	ruleLength   = "length"
+	ruleValue    = "value"
 )
 
 func invalid(field, rule, detail string) *requestError {
@@ -121,15 +126,15 @@ func (k paramKind) check(value string) (rule, detail string) {
 }
 
 // joinConditions makes one line of each conditional header, which may come in
-// several: the generated code expects one.
+// several, or be empty: the generated code expects one.
 func joinConditions(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		for _, name := range []string{"If-Match", "If-None-Match"} {
 			if lines := r.Header[name]; len(lines) > 1 {
 				r.Header[name] = []string{strings.Join(lines, ", ")}
 			}
-			if r.Header.Get(name) == "" {
-				r.Header.Del(name)
+			if lines := r.Header[name]; len(lines) > 0 && lines[0] == "" {
+				r.Header[name] = []string{`""`} // an ETag that nothing has
 			}
 		}
 		next(w, r)
@@ -176,13 +181,12 @@ func asRequestError(err error) *requestError {
 	var format *InvalidParamFormatError
 	var many *TooManyValuesForParamError
 	var required *RequiredParamError
+	var option *storage.InvalidError
 	switch {
 	case errors.As(err, &found):
-		request := &requestError{fields: make([]FieldError, len(found))}
-		for i, f := range found {
-			request.fields[i] = FieldError{Field: f.Field(), Rule: f.Tag(), Detail: ruleText(f)}
-		}
-		return request
+		return brokenRules(found)
+	case errors.As(err, &option):
+		return invalid(option.Field, ruleValue, option.Detail)
 	case errors.As(err, &format):
 		return invalid(format.ParamName, ruleSyntax, "has a value that cannot be read")
 	case errors.As(err, &many):
@@ -195,6 +199,26 @@ func asRequestError(err error) *requestError {
 	return nil
 }
 
+// brokenRules are the first of the rules that the validator found broken.
+func brokenRules(found validator.ValidationErrors) *requestError {
+	request := new(requestError)
+	for _, f := range found[:min(len(found), maxFields)] {
+		field := f.Field()
+		if _, path, inBody := strings.Cut(f.Namespace(), "Body."); inBody {
+			field = path
+		}
+		rule := f.Tag()
+		switch rule { // which of its kind it was is of no interest outside
+		case "required_without", "required_if":
+			rule = ruleRequired
+		case "excluded_with", "excluded_unless":
+			rule = ruleConflict
+		}
+		request.fields = append(request.fields, FieldError{Field: field, Rule: rule, Detail: ruleText(f)})
+	}
+	return request
+}
+
 func ruleText(f validator.FieldError) string {
 	length := ""
 	if kind := f.Kind(); kind == reflect.String || kind == reflect.Slice {
@@ -205,6 +229,12 @@ func ruleText(f validator.FieldError) string {
 		return fmt.Sprintf("must be at least %s%s", f.Param(), length)
 	case "max":
 		return fmt.Sprintf("must be at most %s%s", f.Param(), length)
+	case "oneof":
+		return "must be one of " + strings.ReplaceAll(f.Param(), " ", ", ")
+	case "required_without", "required_if":
+		return "is missing"
+	case "excluded_with", "excluded_unless":
+		return "does not go with the other members"
 	}
 	return "breaks the rule " + f.Tag()
 }

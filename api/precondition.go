@@ -18,6 +18,19 @@ func precondition(h http.Header, etag string) int {
 	return 0
 }
 
+// writeCondition is what If-Match and If-None-Match want of a generation, for a
+// request that changes what has it as its ETag; nil if they want nothing.
+func writeCondition(h http.Header) func(generation string) bool {
+	match, none := h["If-Match"], h["If-None-Match"]
+	if len(match) == 0 && len(none) == 0 {
+		return nil
+	}
+	return func(generation string) bool {
+		etag := `"` + generation + `"`
+		return (len(match) == 0 || anyMatches(match, etag, strongMatch)) && !anyMatches(none, etag, weakMatch)
+	}
+}
+
 // rangeApplies evaluates If-Range (section 13.1.5): without it, or if it is the
 // ETag now, Range counts. A date is no ETag.
 func rangeApplies(h http.Header, etag string) bool {

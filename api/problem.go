@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/extentd/extentd/service"
 	"github.com/extentd/extentd/storage"
 )
 
@@ -20,7 +21,9 @@ import (
 var (
 	errMethod        = errors.New("the path is not for this method")
 	errHost          = errors.New("the Host header names another server")
-	errPrecondition  = errors.New("the ETag is none of those in If-Match")
+	errPrecondition  = errors.New("the ETag is not what If-Match or If-None-Match wants")
+	errTooLarge      = errors.New("too large")
+	errMedia         = errors.New("unsupported media type")
 	errNotReady      = errors.New("the server is about to stop")
 	errInvalid       = errors.New("invalid request")
 	errUnsatisfiable = errors.New("range not satisfiable")
@@ -47,22 +50,31 @@ type kind struct {
 
 // kinds is the one table from errors to what is told of them. The first that an
 // error wraps counts; the last is for all others.
-var kinds = []kind{
+var kinds = [...]kind{
 	{errInvalid, http.StatusBadRequest, "invalid-request", "The request is not valid"},
+	{storage.ErrInvalid, http.StatusBadRequest, "invalid-request", "The request is not valid"},
 	{errMethod, http.StatusMethodNotAllowed, "method-not-allowed", "The path is not for this method"},
 	{errHost, http.StatusForbidden, "forbidden", "Not allowed"},
 	{errPrecondition, http.StatusPreconditionFailed, "precondition-failed", "It has changed"},
+	{service.ErrPrecondition, http.StatusPreconditionFailed, "precondition-failed", "It has changed"},
+	{errTooLarge, http.StatusRequestEntityTooLarge, "too-large", "The body is too large"},
+	{errMedia, http.StatusUnsupportedMediaType, "unsupported-media-type", "The body is of a type that is not understood"},
 	{errUnsatisfiable, http.StatusRequestedRangeNotSatisfiable, "out-of-range", "Beyond the end of the image"},
 	{errNotReady, http.StatusServiceUnavailable, "not-ready", "The server is not ready"},
+	{storage.ErrOutOfService, http.StatusInternalServerError, "io-error", "The image could not be read or written"},
 	{storage.ErrMisaligned, http.StatusBadRequest, "misaligned", "Not a multiple of the minimum block size"},
 	{storage.ErrOutOfRange, http.StatusBadRequest, "out-of-range", "Beyond the end of the image"},
+	{storage.ErrReadOnly, http.StatusForbidden, "read-only", "Not to be written to"},
+	{storage.ErrExists, http.StatusConflict, "exists", "There is such a thing already"},
 	{storage.ErrBusy, http.StatusConflict, "image-busy", "Another program uses the image"},
+	{storage.ErrConflict, http.StatusConflict, "conflict", "The state does not allow it"},
+	{storage.ErrNoSpace, http.StatusInsufficientStorage, "no-space", "There is no room left"},
 	{storage.ErrRefused, http.StatusUnprocessableEntity, "refused", "Refused by policy"},
 	{storage.ErrBackingUnavailable, http.StatusUnprocessableEntity, "backing-unavailable", "A backing or data file is not available"},
 	{storage.ErrUnsupported, http.StatusUnprocessableEntity, "unsupported-feature", "The image needs what is not supported"},
 	{storage.ErrCorrupt, http.StatusUnprocessableEntity, "corrupt-image", "The image is corrupt"},
 	{storage.ErrNotFound, http.StatusNotFound, "not-found", "There is no such thing"},
-	{errIO, http.StatusInternalServerError, "io-error", "The image could not be read"},
+	{errIO, http.StatusInternalServerError, "io-error", "The image could not be read or written"},
 	{nil, http.StatusInternalServerError, "internal", "The server failed"},
 }
 
@@ -104,6 +116,8 @@ func problemOf(err error, instance, id string) Problem {
 	var request *requestError
 	var misaligned *storage.MisalignedError
 	var outside *rangeError
+	var large *tooLargeError
+	var batch *service.BatchError
 	switch {
 	case errors.As(err, &request):
 		p.Errors = &request.fields
@@ -111,12 +125,20 @@ func problemOf(err error, instance, id string) Problem {
 		p.Minimum, p.Offset, p.Length = &misaligned.Minimum, &misaligned.Offset, &misaligned.Length
 	case errors.As(err, &outside):
 		p.Size = &outside.size
+	case errors.As(err, &large):
+		p.Limit = &large.limit
+	}
+	if errors.As(err, &batch) {
+		p.Applied = &batch.Applied
 	}
 	return p
 }
 
 // detailOf is the error's text, unless that is for the log alone.
 func detailOf(err error, k *kind, id string) string {
+	if errors.Is(err, storage.ErrOutOfService) {
+		return fmt.Sprintf("A write failed, and the image was taken out of service. The next request opens it anew. The log says more of request %s.", id)
+	}
 	if k.secret() {
 		return fmt.Sprintf("The server could not answer. Its log says more of request %s.", id)
 	}

@@ -24,6 +24,17 @@ func TestProblemTable(t *testing.T) {
 		{storage.ErrMisaligned, 400, "misaligned"},
 		{storage.ErrOutOfRange, 400, "out-of-range"},
 		{storage.ErrBusy, 409, "image-busy"},
+		{storage.ErrExists, 409, "exists"},
+		{storage.ErrConflict, 409, "conflict"},
+		{storage.ErrReadOnly, 403, "read-only"},
+		{storage.ErrNoSpace, 507, "no-space"},
+		{storage.ErrOutOfService, 500, "io-error"},
+		{fmt.Errorf("%w: %w", storage.ErrOutOfService, storage.ErrNoSpace), 500, "io-error"},
+		{&storage.InvalidError{Field: "x", Detail: "is odd"}, 400, "invalid-request"},
+		{service.ErrPrecondition, 412, "precondition-failed"},
+		{&tooLargeError{5, "bytes"}, 413, "too-large"},
+		{errMedia, 415, "unsupported-media-type"},
+		{&service.BatchError{Applied: 3, Err: fmt.Errorf("%w: x", storage.ErrConflict)}, 409, "conflict"},
 		{storage.ErrCorrupt, 422, "corrupt-image"},
 		{storage.ErrBackingUnavailable, 422, "backing-unavailable"},
 		{storage.ErrUnsupported, 422, "unsupported-feature"},
@@ -67,6 +78,17 @@ func TestProblemMembers(t *testing.T) {
 	p := problemOf(fmt.Errorf("x: %w", &storage.MisalignedError{Minimum: 512, Offset: 100, Length: 7}), "/", "")
 	if p.Minimum == nil || *p.Minimum != 512 || p.Offset == nil || *p.Offset != 100 || p.Length == nil || *p.Length != 7 {
 		t.Errorf("misaligned: %+v", p)
+	}
+	p = problemOf(fmt.Errorf("x: %w", &storage.InvalidError{Field: "cluster_size", Detail: "is 3"}), "/", "")
+	if p.Errors == nil || len(*p.Errors) != 1 || (*p.Errors)[0] != (FieldError{"cluster_size", "value", "is 3"}) || p.Detail != "cluster_size: is 3" {
+		t.Errorf("an option: %+v", p)
+	}
+	p = problemOf(&service.BatchError{Applied: 0, Err: &storage.MisalignedError{Minimum: 65536, Offset: 1, Length: 7}}, "/", "")
+	if p.Applied == nil || *p.Applied != 0 || p.Minimum == nil || *p.Minimum != 65536 {
+		t.Errorf("a batch: %+v", p)
+	}
+	if p := problemOf(&tooLargeError{5, "updates"}, "/", ""); p.Limit == nil || *p.Limit != 5 {
+		t.Errorf("413: %+v", p)
 	}
 	if p := problemOf(&rangeError{100, "outside"}, "/", ""); p.Size == nil || *p.Size != 100 {
 		t.Errorf("416: %+v", p)

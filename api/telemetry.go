@@ -36,7 +36,8 @@ type Telemetry struct {
 	tracing  bool
 	tracer   trace.Tracer
 	duration metric.Float64Histogram
-	size     metric.Int64Counter
+	sent     metric.Int64Counter
+	received metric.Int64Counter
 	metrics  http.Handler
 	shutdown []func(context.Context) error
 }
@@ -89,13 +90,15 @@ func noTelemetry() *Telemetry {
 func (t *Telemetry) instrument(traces trace.TracerProvider, meters metric.MeterProvider) error {
 	t.tracer = traces.Tracer(scope)
 	meter := meters.Meter(scope)
-	var err, sizeErr error
+	var err, sentErr, receivedErr error
 	t.duration, err = meter.Float64Histogram("http.server.request.duration",
 		metric.WithUnit("s"), metric.WithDescription("How long requests take, until the last byte is sent."),
 		metric.WithExplicitBucketBoundaries(.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 60, 600))
-	t.size, sizeErr = meter.Int64Counter("http.server.response.body.sent",
+	t.sent, sentErr = meter.Int64Counter("http.server.response.body.sent",
 		metric.WithUnit("By"), metric.WithDescription("Bytes of bodies that were sent."))
-	if err := errors.Join(err, sizeErr); err != nil {
+	t.received, receivedErr = meter.Int64Counter("http.server.request.body.received",
+		metric.WithUnit("By"), metric.WithDescription("Bytes of bodies that were received."))
+	if err := errors.Join(err, sentErr, receivedErr); err != nil {
 		return fmt.Errorf("telemetry: %w", err)
 	}
 	return nil
@@ -147,7 +150,10 @@ func (m routeMetrics) record(ctx context.Context, resp *response, took time.Dura
 	}
 	m.t.duration.Record(ctx, took.Seconds(), options.record...)
 	if resp.sent > 0 {
-		m.t.size.Add(ctx, resp.sent, options.add...)
+		m.t.sent.Add(ctx, resp.sent, options.add...)
+	}
+	if resp.read > 0 {
+		m.t.received.Add(ctx, resp.read, options.add...)
 	}
 }
 
@@ -187,6 +193,7 @@ func endSpan(span trace.Span, r *http.Request, pattern string, resp *response, a
 			attribute.String("url.path", r.URL.Path),
 			attribute.Int("http.response.status_code", resp.status),
 			attribute.Int64("http.response.body.size", resp.sent),
+			attribute.Int64("http.request.body.size", resp.read),
 			attribute.String("extentd.request.id", resp.id[0]),
 		)
 		if aborted || resp.status >= http.StatusInternalServerError {

@@ -4,6 +4,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -15,6 +16,197 @@ import (
 
 	"github.com/oapi-codegen/runtime"
 )
+
+// Defines values for CheckRequestRepair.
+const (
+	CheckRequestRepairAll   CheckRequestRepair = "all"
+	CheckRequestRepairLeaks CheckRequestRepair = "leaks"
+	CheckRequestRepairNone  CheckRequestRepair = "none"
+)
+
+// Valid indicates whether the value is a known member of the CheckRequestRepair enum.
+func (e CheckRequestRepair) Valid() bool {
+	switch e {
+	case CheckRequestRepairAll:
+		return true
+	case CheckRequestRepairLeaks:
+		return true
+	case CheckRequestRepairNone:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ImageCreationCompat.
+const (
+	ImageCreationCompatN010 ImageCreationCompat = "0.10"
+	ImageCreationCompatN11  ImageCreationCompat = "1.1"
+)
+
+// Valid indicates whether the value is a known member of the ImageCreationCompat enum.
+func (e ImageCreationCompat) Valid() bool {
+	switch e {
+	case ImageCreationCompatN010:
+		return true
+	case ImageCreationCompatN11:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ImageCreationCompressionType.
+const (
+	ImageCreationCompressionTypeZlib ImageCreationCompressionType = "zlib"
+	ImageCreationCompressionTypeZstd ImageCreationCompressionType = "zstd"
+)
+
+// Valid indicates whether the value is a known member of the ImageCreationCompressionType enum.
+func (e ImageCreationCompressionType) Valid() bool {
+	switch e {
+	case ImageCreationCompressionTypeZlib:
+		return true
+	case ImageCreationCompressionTypeZstd:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ImageCreationFormat.
+const (
+	ImageCreationFormatQcow2 ImageCreationFormat = "qcow2"
+	ImageCreationFormatRaw   ImageCreationFormat = "raw"
+)
+
+// Valid indicates whether the value is a known member of the ImageCreationFormat enum.
+func (e ImageCreationFormat) Valid() bool {
+	switch e {
+	case ImageCreationFormatQcow2:
+		return true
+	case ImageCreationFormatRaw:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ImageCreationPreallocation.
+const (
+	ImageCreationPreallocationFalloc   ImageCreationPreallocation = "falloc"
+	ImageCreationPreallocationFull     ImageCreationPreallocation = "full"
+	ImageCreationPreallocationMetadata ImageCreationPreallocation = "metadata"
+	ImageCreationPreallocationOff      ImageCreationPreallocation = "off"
+)
+
+// Valid indicates whether the value is a known member of the ImageCreationPreallocation enum.
+func (e ImageCreationPreallocation) Valid() bool {
+	switch e {
+	case ImageCreationPreallocationFalloc:
+		return true
+	case ImageCreationPreallocationFull:
+		return true
+	case ImageCreationPreallocationMetadata:
+		return true
+	case ImageCreationPreallocationOff:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for MappingTargetKind.
+const (
+	MappingTargetKindData     MappingTargetKind = "data"
+	MappingTargetKindUnmapped MappingTargetKind = "unmapped"
+	MappingTargetKindZero     MappingTargetKind = "zero"
+)
+
+// Valid indicates whether the value is a known member of the MappingTargetKind enum.
+func (e MappingTargetKind) Valid() bool {
+	switch e {
+	case MappingTargetKindData:
+		return true
+	case MappingTargetKindUnmapped:
+		return true
+	case MappingTargetKindZero:
+		return true
+	default:
+		return false
+	}
+}
+
+// Allocation Blocks that are reserved, and not yet mapped.
+type Allocation struct {
+	// Contiguous Whether it lies in one run.
+	Contiguous bool `json:"contiguous"`
+
+	// Expires When it is given back if nobody does.
+	Expires time.Time `json:"expires"`
+
+	// Extents Where it is, in order.
+	Extents []AllocationExtent `json:"extents"`
+
+	// Id An opaque text.
+	Id string `json:"id"`
+
+	// Length Bytes; whole clusters.
+	Length int64 `json:"length"`
+
+	// Mapped Which parts are mapped already, in order.
+	Mapped []AllocationRange `json:"mapped"`
+}
+
+// AllocationExtent defines model for AllocationExtent.
+type AllocationExtent struct {
+	// AllocationOffset Where it begins in the allocation, bytes.
+	AllocationOffset int64 `json:"allocation_offset"`
+
+	// Length Bytes.
+	Length int64 `json:"length"`
+
+	// Node The file that it is in, as extents call it.
+	Node string `json:"node"`
+
+	// NodeOffset Where it begins in `node`, bytes.
+	NodeOffset int64 `json:"node_offset"`
+}
+
+// AllocationList defines model for AllocationList.
+type AllocationList struct {
+	Allocations []Allocation `json:"allocations"`
+}
+
+// AllocationRange defines model for AllocationRange.
+type AllocationRange struct {
+	// AllocationOffset Where it begins in the allocation, bytes.
+	AllocationOffset int64 `json:"allocation_offset"`
+
+	// Length Bytes.
+	Length int64 `json:"length"`
+}
+
+// AllocationRequest Either `length`, with or without `contiguous`, or `anchored`.
+type AllocationRequest struct {
+	// Anchored A range of the image for which storage is reserved already.
+	Anchored *AnchoredRange `json:"anchored,omitempty"`
+
+	// Contiguous Whether all of it must lie in one run.
+	Contiguous *bool `json:"contiguous,omitempty" validate:"excluded_with=Anchored"`
+
+	// Length How much, bytes.
+	Length *int64 `json:"length,omitempty" validate:"required_without=Anchored,excluded_with=Anchored,omitnil,min=1"`
+}
+
+// AnchoredRange A range of the image for which storage is reserved already.
+type AnchoredRange struct {
+	// Length How long the range is, bytes.
+	Length int64 `json:"length" validate:"min=1"`
+
+	// Offset Where the range begins in the image, bytes.
+	Offset int64 `json:"offset" validate:"min=0"`
+}
 
 // Bitmap A persistent dirty bitmap.
 type Bitmap struct {
@@ -28,6 +220,42 @@ type Bitmap struct {
 	InUse bool   `json:"in_use"`
 	Name  string `json:"name"`
 }
+
+// CheckReport What a check found. What was repaired is counted under `_fixed`, and not
+// among what is still there.
+type CheckReport struct {
+	// AllocatedClusters How many of them have storage of their own.
+	AllocatedClusters  int64 `json:"allocated_clusters"`
+	CompressedClusters int64 `json:"compressed_clusters"`
+
+	// Corruptions Contradictions that can lose data.
+	Corruptions      int64 `json:"corruptions"`
+	CorruptionsFixed int64 `json:"corruptions_fixed"`
+
+	// Errors What was found, in words. If there is much, the first of it.
+	Errors []string `json:"errors"`
+
+	// FragmentedClusters How many do not lie behind the one before them.
+	FragmentedClusters int64 `json:"fragmented_clusters"`
+
+	// ImageEndOffset Where the last cluster of the file that is in use ends, bytes.
+	ImageEndOffset int64 `json:"image_end_offset"`
+
+	// Leaks Clusters that are reserved, and that nothing refers to. They waste room, and harm nothing.
+	Leaks      int64 `json:"leaks"`
+	LeaksFixed int64 `json:"leaks_fixed"`
+
+	// TotalClusters How many clusters the disk has.
+	TotalClusters int64 `json:"total_clusters"`
+}
+
+// CheckRequest defines model for CheckRequest.
+type CheckRequest struct {
+	Repair *CheckRequestRepair `json:"repair,omitempty" validate:"omitnil,oneof=none leaks all"`
+}
+
+// CheckRequestRepair defines model for CheckRequest.Repair.
+type CheckRequestRepair string
 
 // Extent A range of an image, and where it is.
 type Extent struct {
@@ -83,13 +311,16 @@ type ExtentList struct {
 type FieldError struct {
 	Detail string `json:"detail"`
 
-	// Field The parameter.
+	// Field The parameter, header, or member of the body, with its path there.
 	Field string `json:"field"`
 
-	// Rule What it breaks: `unknown`, `repeated`, `syntax`, `min`, `max`,
-	// `pattern`, `conflict`.
+	// Rule What it breaks: `unknown`, `repeated`, `required`, `syntax`, `type`,
+	// `min`, `max`, `length`, `oneof`, `pattern`, `conflict`, `value`.
 	Rule string `json:"rule"`
 }
+
+// FlushRequest It has no members.
+type FlushRequest = map[string]interface{}
 
 // Image An image.
 type Image struct {
@@ -129,6 +360,62 @@ type Image struct {
 	Size int64 `json:"size"`
 }
 
+// ImageCreation What an image is to be. Without the members that are options of qcow2, it
+// is as `qemu-img create` makes it; other formats refuse them.
+type ImageCreation struct {
+	// Backing The name of an image, which stands in the new one as its backing file.
+	Backing *string `json:"backing,omitempty" validate:"omitnil,min=1,max=1023"`
+
+	// BackingFormat The format of the backing. Without it, the one that the image has here.
+	BackingFormat *string `json:"backing_format,omitempty" validate:"omitnil,min=1,max=255"`
+
+	// ClusterSize Bytes; a power of two.
+	ClusterSize *int64 `json:"cluster_size,omitempty" validate:"omitnil,min=512,max=2097152"`
+
+	// Compat The version of qcow2: 2 or 3, as QEMU calls them.
+	Compat          *ImageCreationCompat          `json:"compat,omitempty" validate:"omitnil,oneof=0.10 1.1"`
+	CompressionType *ImageCreationCompressionType `json:"compression_type,omitempty" validate:"omitnil,oneof=zlib zstd"`
+
+	// DataFile The name of the external data file, which is created with the image.
+	DataFile *string `json:"data_file,omitempty" validate:"omitnil,min=1,max=1023"`
+
+	// DataFileRaw Whether the external data file is to be a raw image of the disk by itself.
+	DataFileRaw *bool `json:"data_file_raw,omitempty"`
+
+	// ExtendedL2 Whether clusters have 32 subclusters. For clusters of 16 KiB and more.
+	ExtendedL2 *bool               `json:"extended_l2,omitempty"`
+	Format     ImageCreationFormat `json:"format" validate:"oneof=qcow2 raw"`
+
+	// LazyRefcounts Whether refcounts are written only when the image is closed.
+	LazyRefcounts *bool `json:"lazy_refcounts,omitempty"`
+
+	// Name The image's name, with the extension of its format: `.qcow2`, `.raw` or `.img`.
+	Name string `json:"name"`
+
+	// Preallocation What is reserved at once: nothing, the map, also the storage, or also
+	// zeros written to it. raw has no `metadata`.
+	Preallocation *ImageCreationPreallocation `json:"preallocation,omitempty" validate:"omitnil,oneof=off metadata falloc full"`
+
+	// RefcountBits A power of two.
+	RefcountBits *int `json:"refcount_bits,omitempty" validate:"omitnil,min=1,max=64"`
+
+	// Size What a guest is to see, bytes. Without it, the size of the backing, which there must be then.
+	Size *int64 `json:"size,omitempty" validate:"omitnil,min=0"`
+}
+
+// ImageCreationCompat The version of qcow2: 2 or 3, as QEMU calls them.
+type ImageCreationCompat string
+
+// ImageCreationCompressionType defines model for ImageCreation.CompressionType.
+type ImageCreationCompressionType string
+
+// ImageCreationFormat defines model for ImageCreation.Format.
+type ImageCreationFormat string
+
+// ImageCreationPreallocation What is reserved at once: nothing, the map, also the storage, or also
+// zeros written to it. raw has no `metadata`.
+type ImageCreationPreallocation string
+
 // ImageEntry An image on a list: the members of `Image`, or `problem` beside name and
 // format if it cannot be opened.
 type ImageEntry struct {
@@ -160,6 +447,15 @@ type ImageList struct {
 
 	// Next The `cursor` of the next page; absent at the end.
 	Next *string `json:"next,omitempty"`
+}
+
+// ImagePatch What is to change of an image.
+type ImagePatch struct {
+	// Shrink Whether the image may become smaller. Not a member of the image.
+	Shrink *bool `json:"shrink,omitempty"`
+
+	// Size The new size, bytes.
+	Size *int64 `json:"size,omitempty" validate:"omitnil,min=0"`
 }
 
 // Layer One layer of an image.
@@ -210,9 +506,60 @@ type Limits struct {
 	Preferred int64 `json:"preferred"`
 }
 
+// MappingResult defines model for MappingResult.
+type MappingResult struct {
+	// Generation The generation of the map after the updates.
+	Generation string `json:"generation"`
+}
+
+// MappingTarget `data`: the blocks at `allocation_offset` of the `allocation`, which cease
+// to be reserved; on raw images, and those with an external data file, 422.
+// `unmapped`: a discard, which reads as zeros, never as the backing's bytes
+// (422 on a qcow2 image of version 2 that has one). `zero`: zeros, with the
+// blocks that are there kept if `anchored`. What was there before is freed.
+type MappingTarget struct {
+	// Allocation The `id` of an allocation. With `data`, and only with it.
+	Allocation *string `json:"allocation,omitempty" validate:"required_if=Kind data,excluded_unless=Kind data,omitnil,max=255"`
+
+	// AllocationOffset Where the blocks begin in the allocation, bytes. With `data`, and only with it.
+	AllocationOffset *int64 `json:"allocation_offset,omitempty" validate:"required_if=Kind data,excluded_unless=Kind data,omitnil,min=0"`
+
+	// Anchored Whether the blocks are kept. Only with `zero`; without it they are not.
+	Anchored *bool             `json:"anchored,omitempty" validate:"excluded_unless=Kind zero"`
+	Kind     MappingTargetKind `json:"kind" validate:"oneof=data unmapped zero"`
+}
+
+// MappingTargetKind defines model for MappingTarget.Kind.
+type MappingTargetKind string
+
+// MappingUpdate What a range is to become.
+type MappingUpdate struct {
+	// Length How long the range is, bytes.
+	Length int64 `json:"length" validate:"min=1"`
+
+	// Offset Where the range begins in the image, bytes.
+	Offset int64 `json:"offset" validate:"min=0"`
+
+	// Target `data`: the blocks at `allocation_offset` of the `allocation`, which cease
+	// to be reserved; on raw images, and those with an external data file, 422.
+	// `unmapped`: a discard, which reads as zeros, never as the backing's bytes
+	// (422 on a qcow2 image of version 2 that has one). `zero`: zeros, with the
+	// blocks that are there kept if `anchored`. What was there before is freed.
+	Target MappingTarget `json:"target"`
+}
+
+// MappingUpdates defines model for MappingUpdates.
+type MappingUpdates struct {
+	// Updates More than 10,000 are 413 `too-large`.
+	Updates []MappingUpdate `json:"updates" validate:"min=1,dive"`
+}
+
 // Problem An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
 type Problem struct {
+	// Applied With a batch of updates that failed, how many of them were applied.
+	Applied *int `json:"applied,omitempty"`
+
 	// Detail What went wrong this time, for people.
 	Detail string `json:"detail"`
 
@@ -224,6 +571,9 @@ type Problem struct {
 
 	// Length With `misaligned`, the length that was asked for.
 	Length *int64 `json:"length,omitempty"`
+
+	// Limit With `too-large`, the most there may be, bytes or updates.
+	Limit *int64 `json:"limit,omitempty"`
 
 	// Minimum With `misaligned`, what offset and length must be multiples of, bytes.
 	Minimum *int64 `json:"minimum,omitempty"`
@@ -245,9 +595,10 @@ type Problem struct {
 
 	// Type `/problems/` and one of: `not-found`, `method-not-allowed`,
 	// `invalid-request`, `misaligned`, `out-of-range`, `forbidden`,
-	// `image-busy`, `precondition-failed`, `corrupt-image`,
-	// `backing-unavailable`, `unsupported-feature`, `refused`, `not-ready`,
-	// `io-error`, `internal`.
+	// `read-only`, `exists`, `image-busy`, `conflict`,
+	// `precondition-failed`, `too-large`, `unsupported-media-type`,
+	// `corrupt-image`, `backing-unavailable`, `unsupported-feature`,
+	// `refused`, `not-ready`, `no-space`, `io-error`, `internal`.
 	Type string `json:"type"`
 }
 
@@ -305,6 +656,36 @@ type Snapshot struct {
 	VmStateSize int64 `json:"vm_state_size"`
 }
 
+// TrimRange defines model for TrimRange.
+type TrimRange struct {
+	// Length How long the range is, bytes.
+	Length int64 `json:"length" validate:"min=1"`
+
+	// Offset Where the range begins in the image, bytes.
+	Offset int64 `json:"offset" validate:"min=0"`
+}
+
+// ZeroRange defines model for ZeroRange.
+type ZeroRange struct {
+	// Anchor Whether storage is kept, or reserved.
+	Anchor *bool `json:"anchor,omitempty"`
+
+	// Length How long the range is, bytes.
+	Length int64 `json:"length" validate:"min=1"`
+
+	// Offset Where the range begins in the image, bytes.
+	Offset int64 `json:"offset" validate:"min=0"`
+}
+
+// AllocationID defines model for AllocationID.
+type AllocationID = string
+
+// ContentRange defines model for ContentRange.
+type ContentRange = string
+
+// Flush defines model for Flush.
+type Flush = bool
+
 // IfMatch defines model for IfMatch.
 type IfMatch = string
 
@@ -314,6 +695,13 @@ type IfNoneMatch = string
 // ImageName defines model for ImageName.
 type ImageName = string
 
+// UnlessMatch defines model for UnlessMatch.
+type UnlessMatch = string
+
+// BadBody An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type BadBody = Problem
+
 // BadDataRequest An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
 type BadDataRequest = Problem
@@ -322,9 +710,17 @@ type BadDataRequest = Problem
 // one that it does not know by its `status`.
 type BadRequest = Problem
 
+// BadUpload An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type BadUpload = Problem
+
 // Busy An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
 type Busy = Problem
+
+// Conflict An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type Conflict = Problem
 
 // Forbidden An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
@@ -334,6 +730,10 @@ type Forbidden = Problem
 // one that it does not know by its `status`.
 type InternalError = Problem
 
+// NoSpace An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type NoSpace = Problem
+
 // NotFound An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
 type NotFound = Problem
@@ -341,6 +741,22 @@ type NotFound = Problem
 // PreconditionFailed An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
 type PreconditionFailed = Problem
+
+// ReadOnly An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type ReadOnly = Problem
+
+// TooLarge An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type TooLarge = Problem
+
+// UnsupportedCoding An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type UnsupportedCoding = Problem
+
+// UnsupportedMedia An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type UnsupportedMedia = Problem
 
 // Unusable An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
@@ -353,6 +769,27 @@ type ListImagesParams struct {
 
 	// Cursor The `next` of the page before. Without it, the first page.
 	Cursor *string `form:"cursor,omitempty" json:"cursor,omitempty" validate:"omitnil,max=1024"`
+}
+
+// DeleteImageParams defines parameters for DeleteImage.
+type DeleteImageParams struct {
+	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
+	// 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// PatchImageParams defines parameters for PatchImage.
+type PatchImageParams struct {
+	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
+	// 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// PutAllocationDataParams defines parameters for PutAllocationData.
+type PutAllocationDataParams struct {
+	// ContentRange Which bytes the body is: `bytes FIRST-LAST/*`, or with the size in place
+	// of the star, which must be right then.
+	ContentRange *ContentRange `json:"Content-Range,omitempty"`
 }
 
 // GetDataParams defines parameters for GetData.
@@ -382,6 +819,24 @@ type HeadDataParams struct {
 	// IfNoneMatch A list of ETags, or `*`. If the ETag is still one of them, the answer is
 	// 304 and has no body.
 	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
+}
+
+// PutDataParams defines parameters for PutData.
+type PutDataParams struct {
+	// Flush Whether the write is on disk when it is answered.
+	Flush *Flush `form:"flush,omitempty" json:"flush,omitempty"`
+
+	// ContentRange Which bytes the body is: `bytes FIRST-LAST/*`, or with the size in place
+	// of the star, which must be right then.
+	ContentRange *ContentRange `json:"Content-Range,omitempty"`
+
+	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
+	// 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+
+	// IfNoneMatch A list of ETags, or `*`. If the ETag is still one of them, the answer is
+	// 412.
+	IfNoneMatch *UnlessMatch `json:"If-None-Match,omitempty"`
 }
 
 // GetExtentsParams defines parameters for GetExtents.
@@ -417,6 +872,62 @@ type GetExtentsParams struct {
 	// 304 and has no body.
 	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
 }
+
+// UpdateMappingsParams defines parameters for UpdateMappings.
+type UpdateMappingsParams struct {
+	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
+	// 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// TrimDataParams defines parameters for TrimData.
+type TrimDataParams struct {
+	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
+	// 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+
+	// IfNoneMatch A list of ETags, or `*`. If the ETag is still one of them, the answer is
+	// 412.
+	IfNoneMatch *UnlessMatch `json:"If-None-Match,omitempty"`
+}
+
+// ZeroDataParams defines parameters for ZeroData.
+type ZeroDataParams struct {
+	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
+	// 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+
+	// IfNoneMatch A list of ETags, or `*`. If the ETag is still one of them, the answer is
+	// 412.
+	IfNoneMatch *UnlessMatch `json:"If-None-Match,omitempty"`
+}
+
+// CreateImageJSONRequestBody defines body for CreateImage for application/json ContentType.
+type CreateImageJSONRequestBody = ImageCreation
+
+// PatchImageJSONRequestBody defines body for PatchImage for application/json ContentType.
+type PatchImageJSONRequestBody = ImagePatch
+
+// PatchImageApplicationMergePatchPlusJSONRequestBody defines body for PatchImage for application/merge-patch+json ContentType.
+type PatchImageApplicationMergePatchPlusJSONRequestBody = ImagePatch
+
+// CreateAllocationJSONRequestBody defines body for CreateAllocation for application/json ContentType.
+type CreateAllocationJSONRequestBody = AllocationRequest
+
+// CheckImageJSONRequestBody defines body for CheckImage for application/json ContentType.
+type CheckImageJSONRequestBody = CheckRequest
+
+// FlushDataJSONRequestBody defines body for FlushData for application/json ContentType.
+type FlushDataJSONRequestBody = FlushRequest
+
+// UpdateMappingsJSONRequestBody defines body for UpdateMappings for application/json ContentType.
+type UpdateMappingsJSONRequestBody = MappingUpdates
+
+// TrimDataJSONRequestBody defines body for TrimData for application/json ContentType.
+type TrimDataJSONRequestBody = TrimRange
+
+// ZeroDataJSONRequestBody defines body for ZeroData for application/json ContentType.
+type ZeroDataJSONRequestBody = ZeroRange
 
 // RequestEditorFn is the function signature for the RequestEditor callback function
 type RequestEditorFn func(ctx context.Context, req *http.Request) error
@@ -515,10 +1026,166 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/images (the `ListImages` operationId).
 	ListImages(ctx context.Context, params *ListImagesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// CreateImageWithBody Create an image
+	//
+	// An empty image: it reads as zeros, or as its backing. It is there under
+	// its name only when it is complete and on disk.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/images (the `CreateImage` operationId).
+	CreateImageWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateImage Create an image
+	//
+	// An empty image: it reads as zeros, or as its backing. It is there under
+	// its name only when it is complete and on disk.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/images (the `CreateImage` operationId).
+	CreateImage(ctx context.Context, body CreateImageJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteImage Delete an image
+	//
+	// Removes the image's own file: not its backing, and not its external data
+	// file. An image that another one uses is not deleted. Who reads it goes on
+	// to the end. If-Match is about the data generation.
+	//
+	// Corresponds with DELETE /v1/images/{image} (the `DeleteImage` operationId).
+	DeleteImage(ctx context.Context, image ImageName, params *DeleteImageParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetImage Describe an image
 	//
 	// Corresponds with GET /v1/images/{image} (the `GetImage` operationId).
 	GetImage(ctx context.Context, image ImageName, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PatchImageWithBody Resize an image
+	//
+	// What it grows by reads as zeros. It shrinks only with `shrink`: what lies
+	// beyond the new size is lost then. The body is a JSON Merge Patch (RFC
+	// 7396) of the image; without a member, nothing changes. If-Match is about
+	// the data generation.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PATCH /v1/images/{image} (the `PatchImage` operationId).
+	PatchImageWithBody(ctx context.Context, image ImageName, params *PatchImageParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PatchImage Resize an image
+	//
+	// What it grows by reads as zeros. It shrinks only with `shrink`: what lies
+	// beyond the new size is lost then. The body is a JSON Merge Patch (RFC
+	// 7396) of the image; without a member, nothing changes. If-Match is about
+	// the data generation.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PATCH /v1/images/{image} (the `PatchImage` operationId).
+	PatchImage(ctx context.Context, image ImageName, params *PatchImageParams, body PatchImageJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PatchImageWithApplicationMergePatchPlusJSONBody Resize an image
+	//
+	// What it grows by reads as zeros. It shrinks only with `shrink`: what lies
+	// beyond the new size is lost then. The body is a JSON Merge Patch (RFC
+	// 7396) of the image; without a member, nothing changes. If-Match is about
+	// the data generation.
+	//
+	// Takes a body of the `application/merge-patch+json` content type.
+	//
+	// Corresponds with PATCH /v1/images/{image} (the `PatchImage` operationId).
+	PatchImageWithApplicationMergePatchPlusJSONBody(ctx context.Context, image ImageName, params *PatchImageParams, body PatchImageApplicationMergePatchPlusJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListAllocations List the live allocations of an image
+	//
+	// Corresponds with GET /v1/images/{image}/allocations (the `ListAllocations` operationId).
+	ListAllocations(ctx context.Context, image ImageName, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateAllocationWithBody Reserve blocks
+	//
+	// Blocks that nobody sees: fill them, in parallel and in any order, and then
+	// map them with `mappings`. `length` is rounded up to whole clusters. With
+	// `anchored`, in place of `length`, blocks that the image has reserved for
+	// that range already (zeros that are `alloc` and `offset_valid`) are
+	// claimed; until they are mapped or given back, other writes to the range
+	// are 409 `conflict`.
+	//
+	// An allocation expires; what is not mapped by then is freed. It survives a
+	// restart of the server unless its image has been changed by others
+	// meanwhile. On raw images, and those with an external data file, where the
+	// place of every block is given, the answer is 422 `unsupported-feature`.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/images/{image}/allocations (the `CreateAllocation` operationId).
+	CreateAllocationWithBody(ctx context.Context, image ImageName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateAllocation Reserve blocks
+	//
+	// Blocks that nobody sees: fill them, in parallel and in any order, and then
+	// map them with `mappings`. `length` is rounded up to whole clusters. With
+	// `anchored`, in place of `length`, blocks that the image has reserved for
+	// that range already (zeros that are `alloc` and `offset_valid`) are
+	// claimed; until they are mapped or given back, other writes to the range
+	// are 409 `conflict`.
+	//
+	// An allocation expires; what is not mapped by then is freed. It survives a
+	// restart of the server unless its image has been changed by others
+	// meanwhile. On raw images, and those with an external data file, where the
+	// place of every block is given, the answer is 422 `unsupported-feature`.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/images/{image}/allocations (the `CreateAllocation` operationId).
+	CreateAllocation(ctx context.Context, image ImageName, body CreateAllocationJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteAllocation Give an allocation back
+	//
+	// What is mapped stays; the rest is freed.
+	//
+	// Corresponds with DELETE /v1/images/{image}/allocations/{allocation} (the `DeleteAllocation` operationId).
+	DeleteAllocation(ctx context.Context, image ImageName, allocation AllocationID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetAllocation Describe an allocation
+	//
+	// Corresponds with GET /v1/images/{image}/allocations/{allocation} (the `GetAllocation` operationId).
+	GetAllocation(ctx context.Context, image ImageName, allocation AllocationID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutAllocationDataWithBody Fill an allocation, or a range of it
+	//
+	// As a write to the image, but Content-Range is relative to the allocation,
+	// and without it the body is exactly the whole allocation. What is mapped
+	// already is 409 `conflict`. What is not written of it holds whatever was in
+	// the blocks before: fill all that is to be mapped.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /v1/images/{image}/allocations/{allocation}/data (the `PutAllocationData` operationId).
+	PutAllocationDataWithBody(ctx context.Context, image ImageName, allocation AllocationID, params *PutAllocationDataParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CheckImageWithBody Check an image, and repair it
+	//
+	// Compares what the image says of itself. `leaks` gives back storage that
+	// nothing refers to, `all` repairs whatever it can. Live allocations are
+	// neither counted nor touched. A format without metadata, such as raw, is
+	// 422 `unsupported-feature`.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/images/{image}/check (the `CheckImage` operationId).
+	CheckImageWithBody(ctx context.Context, image ImageName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CheckImage Check an image, and repair it
+	//
+	// Compares what the image says of itself. `leaks` gives back storage that
+	// nothing refers to, `all` repairs whatever it can. Live allocations are
+	// neither counted nor touched. A format without metadata, such as raw, is
+	// 422 `unsupported-feature`.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/images/{image}/check (the `CheckImage` operationId).
+	CheckImage(ctx context.Context, image ImageName, body CheckImageJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetData Read an image, or ranges of it
 	//
@@ -547,6 +1214,30 @@ type ClientInterface interface {
 	//
 	// Corresponds with HEAD /v1/images/{image}/data (the `HeadData` operationId).
 	HeadData(ctx context.Context, image ImageName, params *HeadDataParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutDataWithBody Write an image, or a range of it
+	//
+	// With Content-Range, the body is that range; without, it is exactly the
+	// whole image. Everything that can be known to be wrong is told before the
+	// body is read, and `Expect: 100-continue` is answered only then. A body
+	// that turns out to be shorter or longer than the range is 400
+	// `invalid-request`; whatever was written of it lies inside the range.
+	//
+	// A range begins and ends at a multiple of `Block-Size-Minimum`, unless it
+	// ends where the image does: otherwise the answer is 400 `misaligned`.
+	//
+	// Without `flush` the bytes are where readers find them, and may be lost
+	// when the machine fails. A body is not written all at once: others may
+	// see, and write, between its pieces.
+	//
+	// The conditions are evaluated, and the data generation moves on, in one
+	// step before the body is read: of two clients that write with the ETag
+	// that both know, one gets 412.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /v1/images/{image}/data (the `PutData` operationId).
+	PutDataWithBody(ctx context.Context, image ImageName, params *PutDataParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetExtents The map of an image
 	//
@@ -580,6 +1271,26 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/images/{image}/extents (the `GetExtents` operationId).
 	GetExtents(ctx context.Context, image ImageName, params *GetExtentsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// FlushDataWithBody Make what was written durable
+	//
+	// Everything that was answered before it is on disk afterwards. The body is
+	// `{}`.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/images/{image}/flush (the `FlushData` operationId).
+	FlushDataWithBody(ctx context.Context, image ImageName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// FlushData Make what was written durable
+	//
+	// Everything that was answered before it is on disk afterwards. The body is
+	// `{}`.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/images/{image}/flush (the `FlushData` operationId).
+	FlushData(ctx context.Context, image ImageName, body FlushDataJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetLimits The block size limits of an image
 	//
 	// What ranges must be a multiple of, and which sizes suit the image best.
@@ -588,6 +1299,84 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /v1/images/{image}/limits (the `GetLimits` operationId).
 	GetLimits(ctx context.Context, image ImageName, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateMappingsWithBody Change the map
+	//
+	// The updates are applied in order, and the first that fails ends the batch:
+	// its problem says how many were `applied`. To the users of this server each
+	// update happens at once. After a crash each cluster is wholly old or wholly
+	// new, and a batch may be partly applied.
+	//
+	// Offsets and lengths are multiples of the cluster; the end of the image may
+	// cut the last one. If-Match is about the generation of the map: of two
+	// clients that update with the ETag that both know, one gets 412.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/images/{image}/mappings (the `UpdateMappings` operationId).
+	UpdateMappingsWithBody(ctx context.Context, image ImageName, params *UpdateMappingsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateMappings Change the map
+	//
+	// The updates are applied in order, and the first that fails ends the batch:
+	// its problem says how many were `applied`. To the users of this server each
+	// update happens at once. After a crash each cluster is wholly old or wholly
+	// new, and a batch may be partly applied.
+	//
+	// Offsets and lengths are multiples of the cluster; the end of the image may
+	// cut the last one. If-Match is about the generation of the map: of two
+	// clients that update with the ETag that both know, one gets 412.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/images/{image}/mappings (the `UpdateMappings` operationId).
+	UpdateMappings(ctx context.Context, image ImageName, params *UpdateMappingsParams, body UpdateMappingsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// TrimDataWithBody Discard a range
+	//
+	// The storage of the range is given back where possible. Whole clusters read
+	// as zeros afterwards, never as the backing's bytes; the rest of the range
+	// may keep what it has. Offset and length are like those of a write, of any
+	// size.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/images/{image}/trim (the `TrimData` operationId).
+	TrimDataWithBody(ctx context.Context, image ImageName, params *TrimDataParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// TrimData Discard a range
+	//
+	// The storage of the range is given back where possible. Whole clusters read
+	// as zeros afterwards, never as the backing's bytes; the rest of the range
+	// may keep what it has. Offset and length are like those of a write, of any
+	// size.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/images/{image}/trim (the `TrimData` operationId).
+	TrimData(ctx context.Context, image ImageName, params *TrimDataParams, body TrimDataJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ZeroDataWithBody Make a range read as zeros
+	//
+	// No data is written where that can be avoided. With `anchor` the storage of
+	// the range is kept, and may be reserved; without, it is given back where
+	// possible. Offset and length are like those of a write, of any size.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/images/{image}/zero (the `ZeroData` operationId).
+	ZeroDataWithBody(ctx context.Context, image ImageName, params *ZeroDataParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ZeroData Make a range read as zeros
+	//
+	// No data is written where that can be avoided. With `anchor` the storage of
+	// the range is kept, and may be reserved; without, it is given back where
+	// possible. Offset and length are like those of a write, of any size.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/images/{image}/zero (the `ZeroData` operationId).
+	ZeroData(ctx context.Context, image ImageName, params *ZeroDataParams, body ZeroDataJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 }
 
 // GetHealth Whether the process is alive
@@ -653,11 +1442,307 @@ func (c *Client) ListImages(ctx context.Context, params *ListImagesParams, reqEd
 	return c.Client.Do(req)
 }
 
+// CreateImageWithBody Create an image
+//
+// An empty image: it reads as zeros, or as its backing. It is there under
+// its name only when it is complete and on disk.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/images (the `CreateImage` operationId).
+func (c *Client) CreateImageWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateImageRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateImage Create an image
+//
+// An empty image: it reads as zeros, or as its backing. It is there under
+// its name only when it is complete and on disk.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/images (the `CreateImage` operationId).
+func (c *Client) CreateImage(ctx context.Context, body CreateImageJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateImageRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteImage Delete an image
+//
+// Removes the image's own file: not its backing, and not its external data
+// file. An image that another one uses is not deleted. Who reads it goes on
+// to the end. If-Match is about the data generation.
+//
+// Corresponds with DELETE /v1/images/{image} (the `DeleteImage` operationId).
+func (c *Client) DeleteImage(ctx context.Context, image ImageName, params *DeleteImageParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteImageRequest(c.Server, image, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // GetImage Describe an image
 //
 // Corresponds with GET /v1/images/{image} (the `GetImage` operationId).
 func (c *Client) GetImage(ctx context.Context, image ImageName, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetImageRequest(c.Server, image)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PatchImageWithBody Resize an image
+//
+// What it grows by reads as zeros. It shrinks only with `shrink`: what lies
+// beyond the new size is lost then. The body is a JSON Merge Patch (RFC
+// 7396) of the image; without a member, nothing changes. If-Match is about
+// the data generation.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PATCH /v1/images/{image} (the `PatchImage` operationId).
+func (c *Client) PatchImageWithBody(ctx context.Context, image ImageName, params *PatchImageParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPatchImageRequestWithBody(c.Server, image, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PatchImage Resize an image
+//
+// What it grows by reads as zeros. It shrinks only with `shrink`: what lies
+// beyond the new size is lost then. The body is a JSON Merge Patch (RFC
+// 7396) of the image; without a member, nothing changes. If-Match is about
+// the data generation.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PATCH /v1/images/{image} (the `PatchImage` operationId).
+func (c *Client) PatchImage(ctx context.Context, image ImageName, params *PatchImageParams, body PatchImageJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPatchImageRequest(c.Server, image, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PatchImageWithApplicationMergePatchPlusJSONBody Resize an image
+//
+// What it grows by reads as zeros. It shrinks only with `shrink`: what lies
+// beyond the new size is lost then. The body is a JSON Merge Patch (RFC
+// 7396) of the image; without a member, nothing changes. If-Match is about
+// the data generation.
+//
+// Takes a body of the `application/merge-patch+json` content type.
+//
+// Corresponds with PATCH /v1/images/{image} (the `PatchImage` operationId).
+func (c *Client) PatchImageWithApplicationMergePatchPlusJSONBody(ctx context.Context, image ImageName, params *PatchImageParams, body PatchImageApplicationMergePatchPlusJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPatchImageRequestWithApplicationMergePatchPlusJSONBody(c.Server, image, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListAllocations List the live allocations of an image
+//
+// Corresponds with GET /v1/images/{image}/allocations (the `ListAllocations` operationId).
+func (c *Client) ListAllocations(ctx context.Context, image ImageName, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListAllocationsRequest(c.Server, image)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateAllocationWithBody Reserve blocks
+//
+// Blocks that nobody sees: fill them, in parallel and in any order, and then
+// map them with `mappings`. `length` is rounded up to whole clusters. With
+// `anchored`, in place of `length`, blocks that the image has reserved for
+// that range already (zeros that are `alloc` and `offset_valid`) are
+// claimed; until they are mapped or given back, other writes to the range
+// are 409 `conflict`.
+//
+// An allocation expires; what is not mapped by then is freed. It survives a
+// restart of the server unless its image has been changed by others
+// meanwhile. On raw images, and those with an external data file, where the
+// place of every block is given, the answer is 422 `unsupported-feature`.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/images/{image}/allocations (the `CreateAllocation` operationId).
+func (c *Client) CreateAllocationWithBody(ctx context.Context, image ImageName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateAllocationRequestWithBody(c.Server, image, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateAllocation Reserve blocks
+//
+// Blocks that nobody sees: fill them, in parallel and in any order, and then
+// map them with `mappings`. `length` is rounded up to whole clusters. With
+// `anchored`, in place of `length`, blocks that the image has reserved for
+// that range already (zeros that are `alloc` and `offset_valid`) are
+// claimed; until they are mapped or given back, other writes to the range
+// are 409 `conflict`.
+//
+// An allocation expires; what is not mapped by then is freed. It survives a
+// restart of the server unless its image has been changed by others
+// meanwhile. On raw images, and those with an external data file, where the
+// place of every block is given, the answer is 422 `unsupported-feature`.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/images/{image}/allocations (the `CreateAllocation` operationId).
+func (c *Client) CreateAllocation(ctx context.Context, image ImageName, body CreateAllocationJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateAllocationRequest(c.Server, image, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteAllocation Give an allocation back
+//
+// What is mapped stays; the rest is freed.
+//
+// Corresponds with DELETE /v1/images/{image}/allocations/{allocation} (the `DeleteAllocation` operationId).
+func (c *Client) DeleteAllocation(ctx context.Context, image ImageName, allocation AllocationID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteAllocationRequest(c.Server, image, allocation)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetAllocation Describe an allocation
+//
+// Corresponds with GET /v1/images/{image}/allocations/{allocation} (the `GetAllocation` operationId).
+func (c *Client) GetAllocation(ctx context.Context, image ImageName, allocation AllocationID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetAllocationRequest(c.Server, image, allocation)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutAllocationDataWithBody Fill an allocation, or a range of it
+//
+// As a write to the image, but Content-Range is relative to the allocation,
+// and without it the body is exactly the whole allocation. What is mapped
+// already is 409 `conflict`. What is not written of it holds whatever was in
+// the blocks before: fill all that is to be mapped.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /v1/images/{image}/allocations/{allocation}/data (the `PutAllocationData` operationId).
+func (c *Client) PutAllocationDataWithBody(ctx context.Context, image ImageName, allocation AllocationID, params *PutAllocationDataParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutAllocationDataRequestWithBody(c.Server, image, allocation, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CheckImageWithBody Check an image, and repair it
+//
+// Compares what the image says of itself. `leaks` gives back storage that
+// nothing refers to, `all` repairs whatever it can. Live allocations are
+// neither counted nor touched. A format without metadata, such as raw, is
+// 422 `unsupported-feature`.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/images/{image}/check (the `CheckImage` operationId).
+func (c *Client) CheckImageWithBody(ctx context.Context, image ImageName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCheckImageRequestWithBody(c.Server, image, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CheckImage Check an image, and repair it
+//
+// Compares what the image says of itself. `leaks` gives back storage that
+// nothing refers to, `all` repairs whatever it can. Live allocations are
+// neither counted nor touched. A format without metadata, such as raw, is
+// 422 `unsupported-feature`.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/images/{image}/check (the `CheckImage` operationId).
+func (c *Client) CheckImage(ctx context.Context, image ImageName, body CheckImageJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCheckImageRequest(c.Server, image, body)
 	if err != nil {
 		return nil, err
 	}
@@ -716,6 +1801,40 @@ func (c *Client) HeadData(ctx context.Context, image ImageName, params *HeadData
 	return c.Client.Do(req)
 }
 
+// PutDataWithBody Write an image, or a range of it
+//
+// With Content-Range, the body is that range; without, it is exactly the
+// whole image. Everything that can be known to be wrong is told before the
+// body is read, and `Expect: 100-continue` is answered only then. A body
+// that turns out to be shorter or longer than the range is 400
+// `invalid-request`; whatever was written of it lies inside the range.
+//
+// A range begins and ends at a multiple of `Block-Size-Minimum`, unless it
+// ends where the image does: otherwise the answer is 400 `misaligned`.
+//
+// Without `flush` the bytes are where readers find them, and may be lost
+// when the machine fails. A body is not written all at once: others may
+// see, and write, between its pieces.
+//
+// The conditions are evaluated, and the data generation moves on, in one
+// step before the body is read: of two clients that write with the ETag
+// that both know, one gets 412.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /v1/images/{image}/data (the `PutData` operationId).
+func (c *Client) PutDataWithBody(ctx context.Context, image ImageName, params *PutDataParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutDataRequestWithBody(c.Server, image, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // GetExtents The map of an image
 //
 // Where the blocks of a range are: in order, without gaps, neighbours that
@@ -758,6 +1877,46 @@ func (c *Client) GetExtents(ctx context.Context, image ImageName, params *GetExt
 	return c.Client.Do(req)
 }
 
+// FlushDataWithBody Make what was written durable
+//
+// Everything that was answered before it is on disk afterwards. The body is
+// `{}`.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/images/{image}/flush (the `FlushData` operationId).
+func (c *Client) FlushDataWithBody(ctx context.Context, image ImageName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewFlushDataRequestWithBody(c.Server, image, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// FlushData Make what was written durable
+//
+// Everything that was answered before it is on disk afterwards. The body is
+// `{}`.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/images/{image}/flush (the `FlushData` operationId).
+func (c *Client) FlushData(ctx context.Context, image ImageName, body FlushDataJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewFlushDataRequest(c.Server, image, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // GetLimits The block size limits of an image
 //
 // What ranges must be a multiple of, and which sizes suit the image best.
@@ -767,6 +1926,144 @@ func (c *Client) GetExtents(ctx context.Context, image ImageName, params *GetExt
 // Corresponds with GET /v1/images/{image}/limits (the `GetLimits` operationId).
 func (c *Client) GetLimits(ctx context.Context, image ImageName, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetLimitsRequest(c.Server, image)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateMappingsWithBody Change the map
+//
+// The updates are applied in order, and the first that fails ends the batch:
+// its problem says how many were `applied`. To the users of this server each
+// update happens at once. After a crash each cluster is wholly old or wholly
+// new, and a batch may be partly applied.
+//
+// Offsets and lengths are multiples of the cluster; the end of the image may
+// cut the last one. If-Match is about the generation of the map: of two
+// clients that update with the ETag that both know, one gets 412.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/images/{image}/mappings (the `UpdateMappings` operationId).
+func (c *Client) UpdateMappingsWithBody(ctx context.Context, image ImageName, params *UpdateMappingsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateMappingsRequestWithBody(c.Server, image, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateMappings Change the map
+//
+// The updates are applied in order, and the first that fails ends the batch:
+// its problem says how many were `applied`. To the users of this server each
+// update happens at once. After a crash each cluster is wholly old or wholly
+// new, and a batch may be partly applied.
+//
+// Offsets and lengths are multiples of the cluster; the end of the image may
+// cut the last one. If-Match is about the generation of the map: of two
+// clients that update with the ETag that both know, one gets 412.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/images/{image}/mappings (the `UpdateMappings` operationId).
+func (c *Client) UpdateMappings(ctx context.Context, image ImageName, params *UpdateMappingsParams, body UpdateMappingsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateMappingsRequest(c.Server, image, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// TrimDataWithBody Discard a range
+//
+// The storage of the range is given back where possible. Whole clusters read
+// as zeros afterwards, never as the backing's bytes; the rest of the range
+// may keep what it has. Offset and length are like those of a write, of any
+// size.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/images/{image}/trim (the `TrimData` operationId).
+func (c *Client) TrimDataWithBody(ctx context.Context, image ImageName, params *TrimDataParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewTrimDataRequestWithBody(c.Server, image, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// TrimData Discard a range
+//
+// The storage of the range is given back where possible. Whole clusters read
+// as zeros afterwards, never as the backing's bytes; the rest of the range
+// may keep what it has. Offset and length are like those of a write, of any
+// size.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/images/{image}/trim (the `TrimData` operationId).
+func (c *Client) TrimData(ctx context.Context, image ImageName, params *TrimDataParams, body TrimDataJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewTrimDataRequest(c.Server, image, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ZeroDataWithBody Make a range read as zeros
+//
+// No data is written where that can be avoided. With `anchor` the storage of
+// the range is kept, and may be reserved; without, it is given back where
+// possible. Offset and length are like those of a write, of any size.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/images/{image}/zero (the `ZeroData` operationId).
+func (c *Client) ZeroDataWithBody(ctx context.Context, image ImageName, params *ZeroDataParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewZeroDataRequestWithBody(c.Server, image, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ZeroData Make a range read as zeros
+//
+// No data is written where that can be avoided. With `anchor` the storage of
+// the range is kept, and may be reserved; without, it is given back where
+// possible. Offset and length are like those of a write, of any size.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/images/{image}/zero (the `ZeroData` operationId).
+func (c *Client) ZeroData(ctx context.Context, image ImageName, params *ZeroDataParams, body ZeroDataJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewZeroDataRequest(c.Server, image, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -924,6 +2221,95 @@ func NewListImagesRequest(server string, params *ListImagesParams) (*http.Reques
 	return req, nil
 }
 
+// NewCreateImageRequest calls the generic CreateImage builder with application/json body
+func NewCreateImageRequest(server string, body CreateImageJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateImageRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewCreateImageRequestWithBody constructs an http.Request for the CreateImage method, with any body, and a specified content type
+func NewCreateImageRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDeleteImageRequest constructs an http.Request for the DeleteImage method
+func NewDeleteImageRequest(server string, image ImageName, params *DeleteImageParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewGetImageRequest constructs an http.Request for the GetImage method
 func NewGetImageRequest(server string, image ImageName) (*http.Request, error) {
 	var err error
@@ -954,6 +2340,347 @@ func NewGetImageRequest(server string, image ImageName) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
+
+	return req, nil
+}
+
+// NewPatchImageRequest calls the generic PatchImage builder with application/json body
+func NewPatchImageRequest(server string, image ImageName, params *PatchImageParams, body PatchImageJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPatchImageRequestWithBody(server, image, params, "application/json", bodyReader)
+}
+
+// NewPatchImageRequestWithApplicationMergePatchPlusJSONBody calls the generic PatchImage builder with application/merge-patch+json body
+func NewPatchImageRequestWithApplicationMergePatchPlusJSONBody(server string, image ImageName, params *PatchImageParams, body PatchImageApplicationMergePatchPlusJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPatchImageRequestWithBody(server, image, params, "application/merge-patch+json", bodyReader)
+}
+
+// NewPatchImageRequestWithBody constructs an http.Request for the PatchImage method, with any body, and a specified content type
+func NewPatchImageRequestWithBody(server string, image ImageName, params *PatchImageParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPatch, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewListAllocationsRequest constructs an http.Request for the ListAllocations method
+func NewListAllocationsRequest(server string, image ImageName) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/allocations", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateAllocationRequest calls the generic CreateAllocation builder with application/json body
+func NewCreateAllocationRequest(server string, image ImageName, body CreateAllocationJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateAllocationRequestWithBody(server, image, "application/json", bodyReader)
+}
+
+// NewCreateAllocationRequestWithBody constructs an http.Request for the CreateAllocation method, with any body, and a specified content type
+func NewCreateAllocationRequestWithBody(server string, image ImageName, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/allocations", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDeleteAllocationRequest constructs an http.Request for the DeleteAllocation method
+func NewDeleteAllocationRequest(server string, image ImageName, allocation AllocationID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "allocation", allocation, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/allocations/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetAllocationRequest constructs an http.Request for the GetAllocation method
+func NewGetAllocationRequest(server string, image ImageName, allocation AllocationID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "allocation", allocation, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/allocations/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewPutAllocationDataRequestWithBody constructs an http.Request for the PutAllocationData method, with any body, and a specified content type
+func NewPutAllocationDataRequestWithBody(server string, image ImageName, allocation AllocationID, params *PutAllocationDataParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "allocation", allocation, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/allocations/%s/data", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.ContentRange != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Content-Range", *params.ContentRange, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Content-Range", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewCheckImageRequest calls the generic CheckImage builder with application/json body
+func NewCheckImageRequest(server string, image ImageName, body CheckImageJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCheckImageRequestWithBody(server, image, "application/json", bodyReader)
+}
+
+// NewCheckImageRequestWithBody constructs an http.Request for the CheckImage method, with any body, and a specified content type
+func NewCheckImageRequestWithBody(server string, image ImageName, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/check", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	return req, nil
 }
@@ -1093,6 +2820,106 @@ func NewHeadDataRequest(server string, image ImageName, params *HeadDataParams) 
 			}
 
 			req.Header.Set("If-None-Match", headerParam1)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewPutDataRequestWithBody constructs an http.Request for the PutData method, with any body, and a specified content type
+func NewPutDataRequestWithBody(server string, image ImageName, params *PutDataParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/data", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Flush != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "flush", *params.Flush, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.ContentRange != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Content-Range", *params.ContentRange, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Content-Range", headerParam0)
+		}
+
+		if params.IfMatch != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam1)
+		}
+
+		if params.IfNoneMatch != nil {
+			var headerParam2 string
+
+			headerParam2, err = runtime.StyleParamWithOptions("simple", false, "If-None-Match", *params.IfNoneMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-None-Match", headerParam2)
 		}
 
 	}
@@ -1247,6 +3074,53 @@ func NewGetExtentsRequest(server string, image ImageName, params *GetExtentsPara
 	return req, nil
 }
 
+// NewFlushDataRequest calls the generic FlushData builder with application/json body
+func NewFlushDataRequest(server string, image ImageName, body FlushDataJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewFlushDataRequestWithBody(server, image, "application/json", bodyReader)
+}
+
+// NewFlushDataRequestWithBody constructs an http.Request for the FlushData method, with any body, and a specified content type
+func NewFlushDataRequestWithBody(server string, image ImageName, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/flush", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewGetLimitsRequest constructs an http.Request for the GetLimits method
 func NewGetLimitsRequest(server string, image ImageName) (*http.Request, error) {
 	var err error
@@ -1276,6 +3150,214 @@ func NewGetLimitsRequest(server string, image ImageName) (*http.Request, error) 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewUpdateMappingsRequest calls the generic UpdateMappings builder with application/json body
+func NewUpdateMappingsRequest(server string, image ImageName, params *UpdateMappingsParams, body UpdateMappingsJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewUpdateMappingsRequestWithBody(server, image, params, "application/json", bodyReader)
+}
+
+// NewUpdateMappingsRequestWithBody constructs an http.Request for the UpdateMappings method, with any body, and a specified content type
+func NewUpdateMappingsRequestWithBody(server string, image ImageName, params *UpdateMappingsParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/mappings", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewTrimDataRequest calls the generic TrimData builder with application/json body
+func NewTrimDataRequest(server string, image ImageName, params *TrimDataParams, body TrimDataJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewTrimDataRequestWithBody(server, image, params, "application/json", bodyReader)
+}
+
+// NewTrimDataRequestWithBody constructs an http.Request for the TrimData method, with any body, and a specified content type
+func NewTrimDataRequestWithBody(server string, image ImageName, params *TrimDataParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/trim", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+		if params.IfNoneMatch != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "If-None-Match", *params.IfNoneMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-None-Match", headerParam1)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewZeroDataRequest calls the generic ZeroData builder with application/json body
+func NewZeroDataRequest(server string, image ImageName, params *ZeroDataParams, body ZeroDataJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewZeroDataRequestWithBody(server, image, params, "application/json", bodyReader)
+}
+
+// NewZeroDataRequestWithBody constructs an http.Request for the ZeroData method, with any body, and a specified content type
+func NewZeroDataRequestWithBody(server string, image ImageName, params *ZeroDataParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/zero", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+		if params.IfNoneMatch != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "If-None-Match", *params.IfNoneMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-None-Match", headerParam1)
+		}
+
 	}
 
 	return req, nil
@@ -1356,12 +3438,176 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/images (the `ListImages` operationId).
 	ListImagesWithResponse(ctx context.Context, params *ListImagesParams, reqEditors ...RequestEditorFn) (*ListImagesResponse, error)
 
+	// CreateImageWithBodyWithResponse Create an image
+	//
+	// An empty image: it reads as zeros, or as its backing. It is there under
+	// its name only when it is complete and on disk.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images (the `CreateImage` operationId).
+	CreateImageWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateImageResponse, error)
+
+	// CreateImageWithResponse Create an image
+	//
+	// An empty image: it reads as zeros, or as its backing. It is there under
+	// its name only when it is complete and on disk.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images (the `CreateImage` operationId).
+	CreateImageWithResponse(ctx context.Context, body CreateImageJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateImageResponse, error)
+
+	// DeleteImageWithResponse Delete an image
+	//
+	// Removes the image's own file: not its backing, and not its external data
+	// file. An image that another one uses is not deleted. Who reads it goes on
+	// to the end. If-Match is about the data generation.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/images/{image} (the `DeleteImage` operationId).
+	DeleteImageWithResponse(ctx context.Context, image ImageName, params *DeleteImageParams, reqEditors ...RequestEditorFn) (*DeleteImageResponse, error)
+
 	// GetImageWithResponse Describe an image
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /v1/images/{image} (the `GetImage` operationId).
 	GetImageWithResponse(ctx context.Context, image ImageName, reqEditors ...RequestEditorFn) (*GetImageResponse, error)
+
+	// PatchImageWithBodyWithResponse Resize an image
+	//
+	// What it grows by reads as zeros. It shrinks only with `shrink`: what lies
+	// beyond the new size is lost then. The body is a JSON Merge Patch (RFC
+	// 7396) of the image; without a member, nothing changes. If-Match is about
+	// the data generation.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /v1/images/{image} (the `PatchImage` operationId).
+	PatchImageWithBodyWithResponse(ctx context.Context, image ImageName, params *PatchImageParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PatchImageResponse, error)
+
+	// PatchImageWithResponse Resize an image
+	//
+	// What it grows by reads as zeros. It shrinks only with `shrink`: what lies
+	// beyond the new size is lost then. The body is a JSON Merge Patch (RFC
+	// 7396) of the image; without a member, nothing changes. If-Match is about
+	// the data generation.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /v1/images/{image} (the `PatchImage` operationId).
+	PatchImageWithResponse(ctx context.Context, image ImageName, params *PatchImageParams, body PatchImageJSONRequestBody, reqEditors ...RequestEditorFn) (*PatchImageResponse, error)
+
+	// PatchImageWithApplicationMergePatchPlusJSONBodyWithResponse Resize an image
+	//
+	// What it grows by reads as zeros. It shrinks only with `shrink`: what lies
+	// beyond the new size is lost then. The body is a JSON Merge Patch (RFC
+	// 7396) of the image; without a member, nothing changes. If-Match is about
+	// the data generation.
+	//
+	// Takes a body of the `application/merge-patch+json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /v1/images/{image} (the `PatchImage` operationId).
+	PatchImageWithApplicationMergePatchPlusJSONBodyWithResponse(ctx context.Context, image ImageName, params *PatchImageParams, body PatchImageApplicationMergePatchPlusJSONRequestBody, reqEditors ...RequestEditorFn) (*PatchImageResponse, error)
+
+	// ListAllocationsWithResponse List the live allocations of an image
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/images/{image}/allocations (the `ListAllocations` operationId).
+	ListAllocationsWithResponse(ctx context.Context, image ImageName, reqEditors ...RequestEditorFn) (*ListAllocationsResponse, error)
+
+	// CreateAllocationWithBodyWithResponse Reserve blocks
+	//
+	// Blocks that nobody sees: fill them, in parallel and in any order, and then
+	// map them with `mappings`. `length` is rounded up to whole clusters. With
+	// `anchored`, in place of `length`, blocks that the image has reserved for
+	// that range already (zeros that are `alloc` and `offset_valid`) are
+	// claimed; until they are mapped or given back, other writes to the range
+	// are 409 `conflict`.
+	//
+	// An allocation expires; what is not mapped by then is freed. It survives a
+	// restart of the server unless its image has been changed by others
+	// meanwhile. On raw images, and those with an external data file, where the
+	// place of every block is given, the answer is 422 `unsupported-feature`.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image}/allocations (the `CreateAllocation` operationId).
+	CreateAllocationWithBodyWithResponse(ctx context.Context, image ImageName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateAllocationResponse, error)
+
+	// CreateAllocationWithResponse Reserve blocks
+	//
+	// Blocks that nobody sees: fill them, in parallel and in any order, and then
+	// map them with `mappings`. `length` is rounded up to whole clusters. With
+	// `anchored`, in place of `length`, blocks that the image has reserved for
+	// that range already (zeros that are `alloc` and `offset_valid`) are
+	// claimed; until they are mapped or given back, other writes to the range
+	// are 409 `conflict`.
+	//
+	// An allocation expires; what is not mapped by then is freed. It survives a
+	// restart of the server unless its image has been changed by others
+	// meanwhile. On raw images, and those with an external data file, where the
+	// place of every block is given, the answer is 422 `unsupported-feature`.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image}/allocations (the `CreateAllocation` operationId).
+	CreateAllocationWithResponse(ctx context.Context, image ImageName, body CreateAllocationJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateAllocationResponse, error)
+
+	// DeleteAllocationWithResponse Give an allocation back
+	//
+	// What is mapped stays; the rest is freed.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/images/{image}/allocations/{allocation} (the `DeleteAllocation` operationId).
+	DeleteAllocationWithResponse(ctx context.Context, image ImageName, allocation AllocationID, reqEditors ...RequestEditorFn) (*DeleteAllocationResponse, error)
+
+	// GetAllocationWithResponse Describe an allocation
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/images/{image}/allocations/{allocation} (the `GetAllocation` operationId).
+	GetAllocationWithResponse(ctx context.Context, image ImageName, allocation AllocationID, reqEditors ...RequestEditorFn) (*GetAllocationResponse, error)
+
+	// PutAllocationDataWithBodyWithResponse Fill an allocation, or a range of it
+	//
+	// As a write to the image, but Content-Range is relative to the allocation,
+	// and without it the body is exactly the whole allocation. What is mapped
+	// already is 409 `conflict`. What is not written of it holds whatever was in
+	// the blocks before: fill all that is to be mapped.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/images/{image}/allocations/{allocation}/data (the `PutAllocationData` operationId).
+	PutAllocationDataWithBodyWithResponse(ctx context.Context, image ImageName, allocation AllocationID, params *PutAllocationDataParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutAllocationDataResponse, error)
+
+	// CheckImageWithBodyWithResponse Check an image, and repair it
+	//
+	// Compares what the image says of itself. `leaks` gives back storage that
+	// nothing refers to, `all` repairs whatever it can. Live allocations are
+	// neither counted nor touched. A format without metadata, such as raw, is
+	// 422 `unsupported-feature`.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image}/check (the `CheckImage` operationId).
+	CheckImageWithBodyWithResponse(ctx context.Context, image ImageName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CheckImageResponse, error)
+
+	// CheckImageWithResponse Check an image, and repair it
+	//
+	// Compares what the image says of itself. `leaks` gives back storage that
+	// nothing refers to, `all` repairs whatever it can. Live allocations are
+	// neither counted nor touched. A format without metadata, such as raw, is
+	// 422 `unsupported-feature`.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image}/check (the `CheckImage` operationId).
+	CheckImageWithResponse(ctx context.Context, image ImageName, body CheckImageJSONRequestBody, reqEditors ...RequestEditorFn) (*CheckImageResponse, error)
 
 	// GetDataWithResponse Read an image, or ranges of it
 	//
@@ -1394,6 +3640,30 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with HEAD /v1/images/{image}/data (the `HeadData` operationId).
 	HeadDataWithResponse(ctx context.Context, image ImageName, params *HeadDataParams, reqEditors ...RequestEditorFn) (*HeadDataResponse, error)
+
+	// PutDataWithBodyWithResponse Write an image, or a range of it
+	//
+	// With Content-Range, the body is that range; without, it is exactly the
+	// whole image. Everything that can be known to be wrong is told before the
+	// body is read, and `Expect: 100-continue` is answered only then. A body
+	// that turns out to be shorter or longer than the range is 400
+	// `invalid-request`; whatever was written of it lies inside the range.
+	//
+	// A range begins and ends at a multiple of `Block-Size-Minimum`, unless it
+	// ends where the image does: otherwise the answer is 400 `misaligned`.
+	//
+	// Without `flush` the bytes are where readers find them, and may be lost
+	// when the machine fails. A body is not written all at once: others may
+	// see, and write, between its pieces.
+	//
+	// The conditions are evaluated, and the data generation moves on, in one
+	// step before the body is read: of two clients that write with the ETag
+	// that both know, one gets 412.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/images/{image}/data (the `PutData` operationId).
+	PutDataWithBodyWithResponse(ctx context.Context, image ImageName, params *PutDataParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutDataResponse, error)
 
 	// GetExtentsWithResponse The map of an image
 	//
@@ -1429,6 +3699,26 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/images/{image}/extents (the `GetExtents` operationId).
 	GetExtentsWithResponse(ctx context.Context, image ImageName, params *GetExtentsParams, reqEditors ...RequestEditorFn) (*GetExtentsResponse, error)
 
+	// FlushDataWithBodyWithResponse Make what was written durable
+	//
+	// Everything that was answered before it is on disk afterwards. The body is
+	// `{}`.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image}/flush (the `FlushData` operationId).
+	FlushDataWithBodyWithResponse(ctx context.Context, image ImageName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*FlushDataResponse, error)
+
+	// FlushDataWithResponse Make what was written durable
+	//
+	// Everything that was answered before it is on disk afterwards. The body is
+	// `{}`.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image}/flush (the `FlushData` operationId).
+	FlushDataWithResponse(ctx context.Context, image ImageName, body FlushDataJSONRequestBody, reqEditors ...RequestEditorFn) (*FlushDataResponse, error)
+
 	// GetLimitsWithResponse The block size limits of an image
 	//
 	// What ranges must be a multiple of, and which sizes suit the image best.
@@ -1439,6 +3729,84 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/images/{image}/limits (the `GetLimits` operationId).
 	GetLimitsWithResponse(ctx context.Context, image ImageName, reqEditors ...RequestEditorFn) (*GetLimitsResponse, error)
+
+	// UpdateMappingsWithBodyWithResponse Change the map
+	//
+	// The updates are applied in order, and the first that fails ends the batch:
+	// its problem says how many were `applied`. To the users of this server each
+	// update happens at once. After a crash each cluster is wholly old or wholly
+	// new, and a batch may be partly applied.
+	//
+	// Offsets and lengths are multiples of the cluster; the end of the image may
+	// cut the last one. If-Match is about the generation of the map: of two
+	// clients that update with the ETag that both know, one gets 412.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image}/mappings (the `UpdateMappings` operationId).
+	UpdateMappingsWithBodyWithResponse(ctx context.Context, image ImageName, params *UpdateMappingsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateMappingsResponse, error)
+
+	// UpdateMappingsWithResponse Change the map
+	//
+	// The updates are applied in order, and the first that fails ends the batch:
+	// its problem says how many were `applied`. To the users of this server each
+	// update happens at once. After a crash each cluster is wholly old or wholly
+	// new, and a batch may be partly applied.
+	//
+	// Offsets and lengths are multiples of the cluster; the end of the image may
+	// cut the last one. If-Match is about the generation of the map: of two
+	// clients that update with the ETag that both know, one gets 412.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image}/mappings (the `UpdateMappings` operationId).
+	UpdateMappingsWithResponse(ctx context.Context, image ImageName, params *UpdateMappingsParams, body UpdateMappingsJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateMappingsResponse, error)
+
+	// TrimDataWithBodyWithResponse Discard a range
+	//
+	// The storage of the range is given back where possible. Whole clusters read
+	// as zeros afterwards, never as the backing's bytes; the rest of the range
+	// may keep what it has. Offset and length are like those of a write, of any
+	// size.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image}/trim (the `TrimData` operationId).
+	TrimDataWithBodyWithResponse(ctx context.Context, image ImageName, params *TrimDataParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*TrimDataResponse, error)
+
+	// TrimDataWithResponse Discard a range
+	//
+	// The storage of the range is given back where possible. Whole clusters read
+	// as zeros afterwards, never as the backing's bytes; the rest of the range
+	// may keep what it has. Offset and length are like those of a write, of any
+	// size.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image}/trim (the `TrimData` operationId).
+	TrimDataWithResponse(ctx context.Context, image ImageName, params *TrimDataParams, body TrimDataJSONRequestBody, reqEditors ...RequestEditorFn) (*TrimDataResponse, error)
+
+	// ZeroDataWithBodyWithResponse Make a range read as zeros
+	//
+	// No data is written where that can be avoided. With `anchor` the storage of
+	// the range is kept, and may be reserved; without, it is given back where
+	// possible. Offset and length are like those of a write, of any size.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image}/zero (the `ZeroData` operationId).
+	ZeroDataWithBodyWithResponse(ctx context.Context, image ImageName, params *ZeroDataParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ZeroDataResponse, error)
+
+	// ZeroDataWithResponse Make a range read as zeros
+	//
+	// No data is written where that can be avoided. With `anchor` the storage of
+	// the range is kept, and may be reserved; without, it is given back where
+	// possible. Offset and length are like those of a write, of any size.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image}/zero (the `ZeroData` operationId).
+	ZeroDataWithResponse(ctx context.Context, image ImageName, params *ZeroDataParams, body ZeroDataJSONRequestBody, reqEditors ...RequestEditorFn) (*ZeroDataResponse, error)
 }
 
 type GetHealthResponse struct {
@@ -1654,6 +4022,201 @@ func (r ListImagesResponse) ContentType() string {
 	return ""
 }
 
+// CreateImageResponse201Headers the declared response headers of an HTTP 201 response for CreateImage
+type CreateImageResponse201Headers struct {
+	Location string
+}
+
+// CreateImageResponse415Headers the declared response headers of an HTTP 415 response for CreateImage
+type CreateImageResponse415Headers struct {
+	AcceptPatch *string
+	AcceptPost  *string
+}
+
+type CreateImageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *Image
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadBody
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *ReadOnly
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Problem
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *TooLarge
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *UnsupportedMedia
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON507 the response for an HTTP 507 `application/problem+json` response
+	ApplicationproblemJSON507 *NoSpace
+	// Headers201 the parsed response headers for an HTTP 201 response
+	Headers201 *CreateImageResponse201Headers
+	// Headers415 the parsed response headers for an HTTP 415 response
+	Headers415 *CreateImageResponse415Headers
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateImageResponse) GetJSON201() *Image {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r CreateImageResponse) GetApplicationproblemJSON400() *BadBody {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r CreateImageResponse) GetApplicationproblemJSON403() *ReadOnly {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r CreateImageResponse) GetApplicationproblemJSON409() *Problem {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r CreateImageResponse) GetApplicationproblemJSON413() *TooLarge {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r CreateImageResponse) GetApplicationproblemJSON415() *UnsupportedMedia {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r CreateImageResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r CreateImageResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON507 returns the response for an HTTP 507 `application/problem+json` response
+func (r CreateImageResponse) GetApplicationproblemJSON507() *NoSpace {
+	return r.ApplicationproblemJSON507
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateImageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateImageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateImageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateImageResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeleteImageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadRequest
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *ReadOnly
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON412 the response for an HTTP 412 `application/problem+json` response
+	ApplicationproblemJSON412 *PreconditionFailed
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r DeleteImageResponse) GetApplicationproblemJSON400() *BadRequest {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r DeleteImageResponse) GetApplicationproblemJSON403() *ReadOnly {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r DeleteImageResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r DeleteImageResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON412 returns the response for an HTTP 412 `application/problem+json` response
+func (r DeleteImageResponse) GetApplicationproblemJSON412() *PreconditionFailed {
+	return r.ApplicationproblemJSON412
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r DeleteImageResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r DeleteImageResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteImageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteImageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteImageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteImageResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type GetImageResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -1731,6 +4294,695 @@ func (r GetImageResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r GetImageResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// PatchImageResponse415Headers the declared response headers of an HTTP 415 response for PatchImage
+type PatchImageResponse415Headers struct {
+	AcceptPatch *string
+	AcceptPost  *string
+}
+
+type PatchImageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Image
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadBody
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *ReadOnly
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON412 the response for an HTTP 412 `application/problem+json` response
+	ApplicationproblemJSON412 *PreconditionFailed
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *TooLarge
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *UnsupportedMedia
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON507 the response for an HTTP 507 `application/problem+json` response
+	ApplicationproblemJSON507 *NoSpace
+	// Headers415 the parsed response headers for an HTTP 415 response
+	Headers415 *PatchImageResponse415Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PatchImageResponse) GetJSON200() *Image {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r PatchImageResponse) GetApplicationproblemJSON400() *BadBody {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r PatchImageResponse) GetApplicationproblemJSON403() *ReadOnly {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r PatchImageResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r PatchImageResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON412 returns the response for an HTTP 412 `application/problem+json` response
+func (r PatchImageResponse) GetApplicationproblemJSON412() *PreconditionFailed {
+	return r.ApplicationproblemJSON412
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r PatchImageResponse) GetApplicationproblemJSON413() *TooLarge {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r PatchImageResponse) GetApplicationproblemJSON415() *UnsupportedMedia {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r PatchImageResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r PatchImageResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON507 returns the response for an HTTP 507 `application/problem+json` response
+func (r PatchImageResponse) GetApplicationproblemJSON507() *NoSpace {
+	return r.ApplicationproblemJSON507
+}
+
+// GetBody returns the raw response body bytes
+func (r PatchImageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PatchImageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PatchImageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PatchImageResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListAllocationsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *AllocationList
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadRequest
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Forbidden
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Busy
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListAllocationsResponse) GetJSON200() *AllocationList {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r ListAllocationsResponse) GetApplicationproblemJSON400() *BadRequest {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r ListAllocationsResponse) GetApplicationproblemJSON403() *Forbidden {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r ListAllocationsResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r ListAllocationsResponse) GetApplicationproblemJSON409() *Busy {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r ListAllocationsResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r ListAllocationsResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetBody returns the raw response body bytes
+func (r ListAllocationsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListAllocationsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListAllocationsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListAllocationsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// CreateAllocationResponse201Headers the declared response headers of an HTTP 201 response for CreateAllocation
+type CreateAllocationResponse201Headers struct {
+	Location string
+}
+
+// CreateAllocationResponse415Headers the declared response headers of an HTTP 415 response for CreateAllocation
+type CreateAllocationResponse415Headers struct {
+	AcceptPatch *string
+	AcceptPost  *string
+}
+
+type CreateAllocationResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *Allocation
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadBody
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *ReadOnly
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *TooLarge
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *UnsupportedMedia
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON507 the response for an HTTP 507 `application/problem+json` response
+	ApplicationproblemJSON507 *NoSpace
+	// Headers201 the parsed response headers for an HTTP 201 response
+	Headers201 *CreateAllocationResponse201Headers
+	// Headers415 the parsed response headers for an HTTP 415 response
+	Headers415 *CreateAllocationResponse415Headers
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateAllocationResponse) GetJSON201() *Allocation {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r CreateAllocationResponse) GetApplicationproblemJSON400() *BadBody {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r CreateAllocationResponse) GetApplicationproblemJSON403() *ReadOnly {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r CreateAllocationResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r CreateAllocationResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r CreateAllocationResponse) GetApplicationproblemJSON413() *TooLarge {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r CreateAllocationResponse) GetApplicationproblemJSON415() *UnsupportedMedia {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r CreateAllocationResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r CreateAllocationResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON507 returns the response for an HTTP 507 `application/problem+json` response
+func (r CreateAllocationResponse) GetApplicationproblemJSON507() *NoSpace {
+	return r.ApplicationproblemJSON507
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateAllocationResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateAllocationResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateAllocationResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateAllocationResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeleteAllocationResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadRequest
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *ReadOnly
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r DeleteAllocationResponse) GetApplicationproblemJSON400() *BadRequest {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r DeleteAllocationResponse) GetApplicationproblemJSON403() *ReadOnly {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r DeleteAllocationResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r DeleteAllocationResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r DeleteAllocationResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r DeleteAllocationResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteAllocationResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteAllocationResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteAllocationResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteAllocationResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetAllocationResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Allocation
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadRequest
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Forbidden
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Busy
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetAllocationResponse) GetJSON200() *Allocation {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r GetAllocationResponse) GetApplicationproblemJSON400() *BadRequest {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r GetAllocationResponse) GetApplicationproblemJSON403() *Forbidden {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r GetAllocationResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r GetAllocationResponse) GetApplicationproblemJSON409() *Busy {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r GetAllocationResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r GetAllocationResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetBody returns the raw response body bytes
+func (r GetAllocationResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetAllocationResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetAllocationResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetAllocationResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// PutAllocationDataResponse415Headers the declared response headers of an HTTP 415 response for PutAllocationData
+type PutAllocationDataResponse415Headers struct {
+	AcceptEncoding string
+}
+
+type PutAllocationDataResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadUpload
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *ReadOnly
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *UnsupportedCoding
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON507 the response for an HTTP 507 `application/problem+json` response
+	ApplicationproblemJSON507 *NoSpace
+	// Headers415 the parsed response headers for an HTTP 415 response
+	Headers415 *PutAllocationDataResponse415Headers
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r PutAllocationDataResponse) GetApplicationproblemJSON400() *BadUpload {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r PutAllocationDataResponse) GetApplicationproblemJSON403() *ReadOnly {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r PutAllocationDataResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r PutAllocationDataResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r PutAllocationDataResponse) GetApplicationproblemJSON415() *UnsupportedCoding {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r PutAllocationDataResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r PutAllocationDataResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON507 returns the response for an HTTP 507 `application/problem+json` response
+func (r PutAllocationDataResponse) GetApplicationproblemJSON507() *NoSpace {
+	return r.ApplicationproblemJSON507
+}
+
+// GetBody returns the raw response body bytes
+func (r PutAllocationDataResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PutAllocationDataResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PutAllocationDataResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PutAllocationDataResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// CheckImageResponse415Headers the declared response headers of an HTTP 415 response for CheckImage
+type CheckImageResponse415Headers struct {
+	AcceptPatch *string
+	AcceptPost  *string
+}
+
+type CheckImageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *CheckReport
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadBody
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *ReadOnly
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *TooLarge
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *UnsupportedMedia
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON507 the response for an HTTP 507 `application/problem+json` response
+	ApplicationproblemJSON507 *NoSpace
+	// Headers415 the parsed response headers for an HTTP 415 response
+	Headers415 *CheckImageResponse415Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r CheckImageResponse) GetJSON200() *CheckReport {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r CheckImageResponse) GetApplicationproblemJSON400() *BadBody {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r CheckImageResponse) GetApplicationproblemJSON403() *ReadOnly {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r CheckImageResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r CheckImageResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r CheckImageResponse) GetApplicationproblemJSON413() *TooLarge {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r CheckImageResponse) GetApplicationproblemJSON415() *UnsupportedMedia {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r CheckImageResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r CheckImageResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON507 returns the response for an HTTP 507 `application/problem+json` response
+func (r CheckImageResponse) GetApplicationproblemJSON507() *NoSpace {
+	return r.ApplicationproblemJSON507
+}
+
+// GetBody returns the raw response body bytes
+func (r CheckImageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CheckImageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CheckImageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CheckImageResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -1933,6 +5185,122 @@ func (r HeadDataResponse) ContentType() string {
 	return ""
 }
 
+// PutDataResponse204Headers the declared response headers of an HTTP 204 response for PutData
+type PutDataResponse204Headers struct {
+	AcceptRanges       string
+	BlockSizeMaximum   int64
+	BlockSizeMinimum   int64
+	BlockSizePreferred int64
+	CacheControl       string
+	ETag               string
+}
+
+// PutDataResponse415Headers the declared response headers of an HTTP 415 response for PutData
+type PutDataResponse415Headers struct {
+	AcceptEncoding string
+}
+
+type PutDataResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadUpload
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *ReadOnly
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON412 the response for an HTTP 412 `application/problem+json` response
+	ApplicationproblemJSON412 *PreconditionFailed
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *UnsupportedCoding
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON507 the response for an HTTP 507 `application/problem+json` response
+	ApplicationproblemJSON507 *NoSpace
+	// Headers204 the parsed response headers for an HTTP 204 response
+	Headers204 *PutDataResponse204Headers
+	// Headers415 the parsed response headers for an HTTP 415 response
+	Headers415 *PutDataResponse415Headers
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r PutDataResponse) GetApplicationproblemJSON400() *BadUpload {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r PutDataResponse) GetApplicationproblemJSON403() *ReadOnly {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r PutDataResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r PutDataResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON412 returns the response for an HTTP 412 `application/problem+json` response
+func (r PutDataResponse) GetApplicationproblemJSON412() *PreconditionFailed {
+	return r.ApplicationproblemJSON412
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r PutDataResponse) GetApplicationproblemJSON415() *UnsupportedCoding {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r PutDataResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r PutDataResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON507 returns the response for an HTTP 507 `application/problem+json` response
+func (r PutDataResponse) GetApplicationproblemJSON507() *NoSpace {
+	return r.ApplicationproblemJSON507
+}
+
+// GetBody returns the raw response body bytes
+func (r PutDataResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PutDataResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PutDataResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PutDataResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // GetExtentsResponse200Headers the declared response headers of an HTTP 200 response for GetExtents
 type GetExtentsResponse200Headers struct {
 	CacheControl string
@@ -2041,6 +5409,116 @@ func (r GetExtentsResponse) ContentType() string {
 	return ""
 }
 
+// FlushDataResponse204Headers the declared response headers of an HTTP 204 response for FlushData
+type FlushDataResponse204Headers struct {
+	AcceptRanges       string
+	BlockSizeMaximum   int64
+	BlockSizeMinimum   int64
+	BlockSizePreferred int64
+	CacheControl       string
+	ETag               string
+}
+
+// FlushDataResponse415Headers the declared response headers of an HTTP 415 response for FlushData
+type FlushDataResponse415Headers struct {
+	AcceptPatch *string
+	AcceptPost  *string
+}
+
+type FlushDataResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadBody
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *ReadOnly
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *TooLarge
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *UnsupportedMedia
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// Headers204 the parsed response headers for an HTTP 204 response
+	Headers204 *FlushDataResponse204Headers
+	// Headers415 the parsed response headers for an HTTP 415 response
+	Headers415 *FlushDataResponse415Headers
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r FlushDataResponse) GetApplicationproblemJSON400() *BadBody {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r FlushDataResponse) GetApplicationproblemJSON403() *ReadOnly {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r FlushDataResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r FlushDataResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r FlushDataResponse) GetApplicationproblemJSON413() *TooLarge {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r FlushDataResponse) GetApplicationproblemJSON415() *UnsupportedMedia {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r FlushDataResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r FlushDataResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetBody returns the raw response body bytes
+func (r FlushDataResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r FlushDataResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r FlushDataResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r FlushDataResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type GetLimitsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -2124,6 +5602,380 @@ func (r GetLimitsResponse) ContentType() string {
 	return ""
 }
 
+// UpdateMappingsResponse200Headers the declared response headers of an HTTP 200 response for UpdateMappings
+type UpdateMappingsResponse200Headers struct {
+	ETag string
+}
+
+// UpdateMappingsResponse415Headers the declared response headers of an HTTP 415 response for UpdateMappings
+type UpdateMappingsResponse415Headers struct {
+	AcceptPatch *string
+	AcceptPost  *string
+}
+
+type UpdateMappingsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *MappingResult
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadBody
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *ReadOnly
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON412 the response for an HTTP 412 `application/problem+json` response
+	ApplicationproblemJSON412 *PreconditionFailed
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *TooLarge
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *UnsupportedMedia
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON507 the response for an HTTP 507 `application/problem+json` response
+	ApplicationproblemJSON507 *NoSpace
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *UpdateMappingsResponse200Headers
+	// Headers415 the parsed response headers for an HTTP 415 response
+	Headers415 *UpdateMappingsResponse415Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r UpdateMappingsResponse) GetJSON200() *MappingResult {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r UpdateMappingsResponse) GetApplicationproblemJSON400() *BadBody {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r UpdateMappingsResponse) GetApplicationproblemJSON403() *ReadOnly {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r UpdateMappingsResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r UpdateMappingsResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON412 returns the response for an HTTP 412 `application/problem+json` response
+func (r UpdateMappingsResponse) GetApplicationproblemJSON412() *PreconditionFailed {
+	return r.ApplicationproblemJSON412
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r UpdateMappingsResponse) GetApplicationproblemJSON413() *TooLarge {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r UpdateMappingsResponse) GetApplicationproblemJSON415() *UnsupportedMedia {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r UpdateMappingsResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r UpdateMappingsResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON507 returns the response for an HTTP 507 `application/problem+json` response
+func (r UpdateMappingsResponse) GetApplicationproblemJSON507() *NoSpace {
+	return r.ApplicationproblemJSON507
+}
+
+// GetBody returns the raw response body bytes
+func (r UpdateMappingsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r UpdateMappingsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r UpdateMappingsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r UpdateMappingsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// TrimDataResponse204Headers the declared response headers of an HTTP 204 response for TrimData
+type TrimDataResponse204Headers struct {
+	AcceptRanges       string
+	BlockSizeMaximum   int64
+	BlockSizeMinimum   int64
+	BlockSizePreferred int64
+	CacheControl       string
+	ETag               string
+}
+
+// TrimDataResponse415Headers the declared response headers of an HTTP 415 response for TrimData
+type TrimDataResponse415Headers struct {
+	AcceptPatch *string
+	AcceptPost  *string
+}
+
+type TrimDataResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadBody
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *ReadOnly
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON412 the response for an HTTP 412 `application/problem+json` response
+	ApplicationproblemJSON412 *PreconditionFailed
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *TooLarge
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *UnsupportedMedia
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON507 the response for an HTTP 507 `application/problem+json` response
+	ApplicationproblemJSON507 *NoSpace
+	// Headers204 the parsed response headers for an HTTP 204 response
+	Headers204 *TrimDataResponse204Headers
+	// Headers415 the parsed response headers for an HTTP 415 response
+	Headers415 *TrimDataResponse415Headers
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r TrimDataResponse) GetApplicationproblemJSON400() *BadBody {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r TrimDataResponse) GetApplicationproblemJSON403() *ReadOnly {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r TrimDataResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r TrimDataResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON412 returns the response for an HTTP 412 `application/problem+json` response
+func (r TrimDataResponse) GetApplicationproblemJSON412() *PreconditionFailed {
+	return r.ApplicationproblemJSON412
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r TrimDataResponse) GetApplicationproblemJSON413() *TooLarge {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r TrimDataResponse) GetApplicationproblemJSON415() *UnsupportedMedia {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r TrimDataResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r TrimDataResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON507 returns the response for an HTTP 507 `application/problem+json` response
+func (r TrimDataResponse) GetApplicationproblemJSON507() *NoSpace {
+	return r.ApplicationproblemJSON507
+}
+
+// GetBody returns the raw response body bytes
+func (r TrimDataResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r TrimDataResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r TrimDataResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r TrimDataResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ZeroDataResponse204Headers the declared response headers of an HTTP 204 response for ZeroData
+type ZeroDataResponse204Headers struct {
+	AcceptRanges       string
+	BlockSizeMaximum   int64
+	BlockSizeMinimum   int64
+	BlockSizePreferred int64
+	CacheControl       string
+	ETag               string
+}
+
+// ZeroDataResponse415Headers the declared response headers of an HTTP 415 response for ZeroData
+type ZeroDataResponse415Headers struct {
+	AcceptPatch *string
+	AcceptPost  *string
+}
+
+type ZeroDataResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadBody
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *ReadOnly
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON412 the response for an HTTP 412 `application/problem+json` response
+	ApplicationproblemJSON412 *PreconditionFailed
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *TooLarge
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *UnsupportedMedia
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON507 the response for an HTTP 507 `application/problem+json` response
+	ApplicationproblemJSON507 *NoSpace
+	// Headers204 the parsed response headers for an HTTP 204 response
+	Headers204 *ZeroDataResponse204Headers
+	// Headers415 the parsed response headers for an HTTP 415 response
+	Headers415 *ZeroDataResponse415Headers
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r ZeroDataResponse) GetApplicationproblemJSON400() *BadBody {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r ZeroDataResponse) GetApplicationproblemJSON403() *ReadOnly {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r ZeroDataResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r ZeroDataResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON412 returns the response for an HTTP 412 `application/problem+json` response
+func (r ZeroDataResponse) GetApplicationproblemJSON412() *PreconditionFailed {
+	return r.ApplicationproblemJSON412
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r ZeroDataResponse) GetApplicationproblemJSON413() *TooLarge {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r ZeroDataResponse) GetApplicationproblemJSON415() *UnsupportedMedia {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r ZeroDataResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r ZeroDataResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON507 returns the response for an HTTP 507 `application/problem+json` response
+func (r ZeroDataResponse) GetApplicationproblemJSON507() *NoSpace {
+	return r.ApplicationproblemJSON507
+}
+
+// GetBody returns the raw response body bytes
+func (r ZeroDataResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ZeroDataResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ZeroDataResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ZeroDataResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // GetHealthWithResponse Whether the process is alive
 //
 // Returns a wrapper object for the known response body format(s).
@@ -2179,6 +6031,55 @@ func (c *ClientWithResponses) ListImagesWithResponse(ctx context.Context, params
 	return ParseListImagesResponse(rsp)
 }
 
+// CreateImageWithBodyWithResponse Create an image
+//
+// An empty image: it reads as zeros, or as its backing. It is there under
+// its name only when it is complete and on disk.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images (the `CreateImage` operationId).
+func (c *ClientWithResponses) CreateImageWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateImageResponse, error) {
+	rsp, err := c.CreateImageWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateImageResponse(rsp)
+}
+
+// CreateImageWithResponse Create an image
+//
+// An empty image: it reads as zeros, or as its backing. It is there under
+// its name only when it is complete and on disk.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images (the `CreateImage` operationId).
+func (c *ClientWithResponses) CreateImageWithResponse(ctx context.Context, body CreateImageJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateImageResponse, error) {
+	rsp, err := c.CreateImage(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateImageResponse(rsp)
+}
+
+// DeleteImageWithResponse Delete an image
+//
+// Removes the image's own file: not its backing, and not its external data
+// file. An image that another one uses is not deleted. Who reads it goes on
+// to the end. If-Match is about the data generation.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/images/{image} (the `DeleteImage` operationId).
+func (c *ClientWithResponses) DeleteImageWithResponse(ctx context.Context, image ImageName, params *DeleteImageParams, reqEditors ...RequestEditorFn) (*DeleteImageResponse, error) {
+	rsp, err := c.DeleteImage(ctx, image, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteImageResponse(rsp)
+}
+
 // GetImageWithResponse Describe an image
 //
 // Returns a wrapper object for the known response body format(s).
@@ -2190,6 +6091,205 @@ func (c *ClientWithResponses) GetImageWithResponse(ctx context.Context, image Im
 		return nil, err
 	}
 	return ParseGetImageResponse(rsp)
+}
+
+// PatchImageWithBodyWithResponse Resize an image
+//
+// What it grows by reads as zeros. It shrinks only with `shrink`: what lies
+// beyond the new size is lost then. The body is a JSON Merge Patch (RFC
+// 7396) of the image; without a member, nothing changes. If-Match is about
+// the data generation.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /v1/images/{image} (the `PatchImage` operationId).
+func (c *ClientWithResponses) PatchImageWithBodyWithResponse(ctx context.Context, image ImageName, params *PatchImageParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PatchImageResponse, error) {
+	rsp, err := c.PatchImageWithBody(ctx, image, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePatchImageResponse(rsp)
+}
+
+// PatchImageWithResponse Resize an image
+//
+// What it grows by reads as zeros. It shrinks only with `shrink`: what lies
+// beyond the new size is lost then. The body is a JSON Merge Patch (RFC
+// 7396) of the image; without a member, nothing changes. If-Match is about
+// the data generation.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /v1/images/{image} (the `PatchImage` operationId).
+func (c *ClientWithResponses) PatchImageWithResponse(ctx context.Context, image ImageName, params *PatchImageParams, body PatchImageJSONRequestBody, reqEditors ...RequestEditorFn) (*PatchImageResponse, error) {
+	rsp, err := c.PatchImage(ctx, image, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePatchImageResponse(rsp)
+}
+
+// PatchImageWithApplicationMergePatchPlusJSONBodyWithResponse Resize an image
+//
+// What it grows by reads as zeros. It shrinks only with `shrink`: what lies
+// beyond the new size is lost then. The body is a JSON Merge Patch (RFC
+// 7396) of the image; without a member, nothing changes. If-Match is about
+// the data generation.
+//
+// Takes a body of the `application/merge-patch+json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /v1/images/{image} (the `PatchImage` operationId).
+func (c *ClientWithResponses) PatchImageWithApplicationMergePatchPlusJSONBodyWithResponse(ctx context.Context, image ImageName, params *PatchImageParams, body PatchImageApplicationMergePatchPlusJSONRequestBody, reqEditors ...RequestEditorFn) (*PatchImageResponse, error) {
+	rsp, err := c.PatchImageWithApplicationMergePatchPlusJSONBody(ctx, image, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePatchImageResponse(rsp)
+}
+
+// ListAllocationsWithResponse List the live allocations of an image
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/images/{image}/allocations (the `ListAllocations` operationId).
+func (c *ClientWithResponses) ListAllocationsWithResponse(ctx context.Context, image ImageName, reqEditors ...RequestEditorFn) (*ListAllocationsResponse, error) {
+	rsp, err := c.ListAllocations(ctx, image, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListAllocationsResponse(rsp)
+}
+
+// CreateAllocationWithBodyWithResponse Reserve blocks
+//
+// Blocks that nobody sees: fill them, in parallel and in any order, and then
+// map them with `mappings`. `length` is rounded up to whole clusters. With
+// `anchored`, in place of `length`, blocks that the image has reserved for
+// that range already (zeros that are `alloc` and `offset_valid`) are
+// claimed; until they are mapped or given back, other writes to the range
+// are 409 `conflict`.
+//
+// An allocation expires; what is not mapped by then is freed. It survives a
+// restart of the server unless its image has been changed by others
+// meanwhile. On raw images, and those with an external data file, where the
+// place of every block is given, the answer is 422 `unsupported-feature`.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image}/allocations (the `CreateAllocation` operationId).
+func (c *ClientWithResponses) CreateAllocationWithBodyWithResponse(ctx context.Context, image ImageName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateAllocationResponse, error) {
+	rsp, err := c.CreateAllocationWithBody(ctx, image, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateAllocationResponse(rsp)
+}
+
+// CreateAllocationWithResponse Reserve blocks
+//
+// Blocks that nobody sees: fill them, in parallel and in any order, and then
+// map them with `mappings`. `length` is rounded up to whole clusters. With
+// `anchored`, in place of `length`, blocks that the image has reserved for
+// that range already (zeros that are `alloc` and `offset_valid`) are
+// claimed; until they are mapped or given back, other writes to the range
+// are 409 `conflict`.
+//
+// An allocation expires; what is not mapped by then is freed. It survives a
+// restart of the server unless its image has been changed by others
+// meanwhile. On raw images, and those with an external data file, where the
+// place of every block is given, the answer is 422 `unsupported-feature`.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image}/allocations (the `CreateAllocation` operationId).
+func (c *ClientWithResponses) CreateAllocationWithResponse(ctx context.Context, image ImageName, body CreateAllocationJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateAllocationResponse, error) {
+	rsp, err := c.CreateAllocation(ctx, image, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateAllocationResponse(rsp)
+}
+
+// DeleteAllocationWithResponse Give an allocation back
+//
+// What is mapped stays; the rest is freed.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/images/{image}/allocations/{allocation} (the `DeleteAllocation` operationId).
+func (c *ClientWithResponses) DeleteAllocationWithResponse(ctx context.Context, image ImageName, allocation AllocationID, reqEditors ...RequestEditorFn) (*DeleteAllocationResponse, error) {
+	rsp, err := c.DeleteAllocation(ctx, image, allocation, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteAllocationResponse(rsp)
+}
+
+// GetAllocationWithResponse Describe an allocation
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/images/{image}/allocations/{allocation} (the `GetAllocation` operationId).
+func (c *ClientWithResponses) GetAllocationWithResponse(ctx context.Context, image ImageName, allocation AllocationID, reqEditors ...RequestEditorFn) (*GetAllocationResponse, error) {
+	rsp, err := c.GetAllocation(ctx, image, allocation, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetAllocationResponse(rsp)
+}
+
+// PutAllocationDataWithBodyWithResponse Fill an allocation, or a range of it
+//
+// As a write to the image, but Content-Range is relative to the allocation,
+// and without it the body is exactly the whole allocation. What is mapped
+// already is 409 `conflict`. What is not written of it holds whatever was in
+// the blocks before: fill all that is to be mapped.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/images/{image}/allocations/{allocation}/data (the `PutAllocationData` operationId).
+func (c *ClientWithResponses) PutAllocationDataWithBodyWithResponse(ctx context.Context, image ImageName, allocation AllocationID, params *PutAllocationDataParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutAllocationDataResponse, error) {
+	rsp, err := c.PutAllocationDataWithBody(ctx, image, allocation, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutAllocationDataResponse(rsp)
+}
+
+// CheckImageWithBodyWithResponse Check an image, and repair it
+//
+// Compares what the image says of itself. `leaks` gives back storage that
+// nothing refers to, `all` repairs whatever it can. Live allocations are
+// neither counted nor touched. A format without metadata, such as raw, is
+// 422 `unsupported-feature`.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image}/check (the `CheckImage` operationId).
+func (c *ClientWithResponses) CheckImageWithBodyWithResponse(ctx context.Context, image ImageName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CheckImageResponse, error) {
+	rsp, err := c.CheckImageWithBody(ctx, image, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCheckImageResponse(rsp)
+}
+
+// CheckImageWithResponse Check an image, and repair it
+//
+// Compares what the image says of itself. `leaks` gives back storage that
+// nothing refers to, `all` repairs whatever it can. Live allocations are
+// neither counted nor touched. A format without metadata, such as raw, is
+// 422 `unsupported-feature`.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image}/check (the `CheckImage` operationId).
+func (c *ClientWithResponses) CheckImageWithResponse(ctx context.Context, image ImageName, body CheckImageJSONRequestBody, reqEditors ...RequestEditorFn) (*CheckImageResponse, error) {
+	rsp, err := c.CheckImage(ctx, image, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCheckImageResponse(rsp)
 }
 
 // GetDataWithResponse Read an image, or ranges of it
@@ -2236,6 +6336,36 @@ func (c *ClientWithResponses) HeadDataWithResponse(ctx context.Context, image Im
 	return ParseHeadDataResponse(rsp)
 }
 
+// PutDataWithBodyWithResponse Write an image, or a range of it
+//
+// With Content-Range, the body is that range; without, it is exactly the
+// whole image. Everything that can be known to be wrong is told before the
+// body is read, and `Expect: 100-continue` is answered only then. A body
+// that turns out to be shorter or longer than the range is 400
+// `invalid-request`; whatever was written of it lies inside the range.
+//
+// A range begins and ends at a multiple of `Block-Size-Minimum`, unless it
+// ends where the image does: otherwise the answer is 400 `misaligned`.
+//
+// Without `flush` the bytes are where readers find them, and may be lost
+// when the machine fails. A body is not written all at once: others may
+// see, and write, between its pieces.
+//
+// The conditions are evaluated, and the data generation moves on, in one
+// step before the body is read: of two clients that write with the ETag
+// that both know, one gets 412.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/images/{image}/data (the `PutData` operationId).
+func (c *ClientWithResponses) PutDataWithBodyWithResponse(ctx context.Context, image ImageName, params *PutDataParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutDataResponse, error) {
+	rsp, err := c.PutDataWithBody(ctx, image, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutDataResponse(rsp)
+}
+
 // GetExtentsWithResponse The map of an image
 //
 // Where the blocks of a range are: in order, without gaps, neighbours that
@@ -2276,6 +6406,38 @@ func (c *ClientWithResponses) GetExtentsWithResponse(ctx context.Context, image 
 	return ParseGetExtentsResponse(rsp)
 }
 
+// FlushDataWithBodyWithResponse Make what was written durable
+//
+// Everything that was answered before it is on disk afterwards. The body is
+// `{}`.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image}/flush (the `FlushData` operationId).
+func (c *ClientWithResponses) FlushDataWithBodyWithResponse(ctx context.Context, image ImageName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*FlushDataResponse, error) {
+	rsp, err := c.FlushDataWithBody(ctx, image, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseFlushDataResponse(rsp)
+}
+
+// FlushDataWithResponse Make what was written durable
+//
+// Everything that was answered before it is on disk afterwards. The body is
+// `{}`.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image}/flush (the `FlushData` operationId).
+func (c *ClientWithResponses) FlushDataWithResponse(ctx context.Context, image ImageName, body FlushDataJSONRequestBody, reqEditors ...RequestEditorFn) (*FlushDataResponse, error) {
+	rsp, err := c.FlushData(ctx, image, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseFlushDataResponse(rsp)
+}
+
 // GetLimitsWithResponse The block size limits of an image
 //
 // What ranges must be a multiple of, and which sizes suit the image best.
@@ -2291,6 +6453,120 @@ func (c *ClientWithResponses) GetLimitsWithResponse(ctx context.Context, image I
 		return nil, err
 	}
 	return ParseGetLimitsResponse(rsp)
+}
+
+// UpdateMappingsWithBodyWithResponse Change the map
+//
+// The updates are applied in order, and the first that fails ends the batch:
+// its problem says how many were `applied`. To the users of this server each
+// update happens at once. After a crash each cluster is wholly old or wholly
+// new, and a batch may be partly applied.
+//
+// Offsets and lengths are multiples of the cluster; the end of the image may
+// cut the last one. If-Match is about the generation of the map: of two
+// clients that update with the ETag that both know, one gets 412.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image}/mappings (the `UpdateMappings` operationId).
+func (c *ClientWithResponses) UpdateMappingsWithBodyWithResponse(ctx context.Context, image ImageName, params *UpdateMappingsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateMappingsResponse, error) {
+	rsp, err := c.UpdateMappingsWithBody(ctx, image, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateMappingsResponse(rsp)
+}
+
+// UpdateMappingsWithResponse Change the map
+//
+// The updates are applied in order, and the first that fails ends the batch:
+// its problem says how many were `applied`. To the users of this server each
+// update happens at once. After a crash each cluster is wholly old or wholly
+// new, and a batch may be partly applied.
+//
+// Offsets and lengths are multiples of the cluster; the end of the image may
+// cut the last one. If-Match is about the generation of the map: of two
+// clients that update with the ETag that both know, one gets 412.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image}/mappings (the `UpdateMappings` operationId).
+func (c *ClientWithResponses) UpdateMappingsWithResponse(ctx context.Context, image ImageName, params *UpdateMappingsParams, body UpdateMappingsJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateMappingsResponse, error) {
+	rsp, err := c.UpdateMappings(ctx, image, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateMappingsResponse(rsp)
+}
+
+// TrimDataWithBodyWithResponse Discard a range
+//
+// The storage of the range is given back where possible. Whole clusters read
+// as zeros afterwards, never as the backing's bytes; the rest of the range
+// may keep what it has. Offset and length are like those of a write, of any
+// size.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image}/trim (the `TrimData` operationId).
+func (c *ClientWithResponses) TrimDataWithBodyWithResponse(ctx context.Context, image ImageName, params *TrimDataParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*TrimDataResponse, error) {
+	rsp, err := c.TrimDataWithBody(ctx, image, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseTrimDataResponse(rsp)
+}
+
+// TrimDataWithResponse Discard a range
+//
+// The storage of the range is given back where possible. Whole clusters read
+// as zeros afterwards, never as the backing's bytes; the rest of the range
+// may keep what it has. Offset and length are like those of a write, of any
+// size.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image}/trim (the `TrimData` operationId).
+func (c *ClientWithResponses) TrimDataWithResponse(ctx context.Context, image ImageName, params *TrimDataParams, body TrimDataJSONRequestBody, reqEditors ...RequestEditorFn) (*TrimDataResponse, error) {
+	rsp, err := c.TrimData(ctx, image, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseTrimDataResponse(rsp)
+}
+
+// ZeroDataWithBodyWithResponse Make a range read as zeros
+//
+// No data is written where that can be avoided. With `anchor` the storage of
+// the range is kept, and may be reserved; without, it is given back where
+// possible. Offset and length are like those of a write, of any size.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image}/zero (the `ZeroData` operationId).
+func (c *ClientWithResponses) ZeroDataWithBodyWithResponse(ctx context.Context, image ImageName, params *ZeroDataParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ZeroDataResponse, error) {
+	rsp, err := c.ZeroDataWithBody(ctx, image, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseZeroDataResponse(rsp)
+}
+
+// ZeroDataWithResponse Make a range read as zeros
+//
+// No data is written where that can be avoided. With `anchor` the storage of
+// the range is kept, and may be reserved; without, it is given back where
+// possible. Offset and length are like those of a write, of any size.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image}/zero (the `ZeroData` operationId).
+func (c *ClientWithResponses) ZeroDataWithResponse(ctx context.Context, image ImageName, params *ZeroDataParams, body ZeroDataJSONRequestBody, reqEditors ...RequestEditorFn) (*ZeroDataResponse, error) {
+	rsp, err := c.ZeroData(ctx, image, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseZeroDataResponse(rsp)
 }
 
 // ParseGetHealthResponse parses an HTTP response from a GetHealthWithResponse call
@@ -2446,6 +6722,189 @@ func ParseListImagesResponse(rsp *http.Response) (*ListImagesResponse, error) {
 	return response, nil
 }
 
+// ParseCreateImageResponse parses an HTTP response from a CreateImageWithResponse call
+func ParseCreateImageResponse(rsp *http.Response) (*CreateImageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateImageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest Image
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadBody
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest ReadOnly
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMedia
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 507:
+		var dest NoSpace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON507 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 201:
+		var headers CreateImageResponse201Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: "uri-reference"}); err != nil {
+				return nil, err
+			}
+			headers.Location = value
+		}
+		response.Headers201 = &headers
+	case rsp.StatusCode == 415:
+		var headers CreateImageResponse415Headers
+		if values := rsp.Header.Values("Accept-Patch"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Patch", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPatch = &value
+		}
+		if values := rsp.Header.Values("Accept-Post"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Post", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPost = &value
+		}
+		response.Headers415 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseDeleteImageResponse parses an HTTP response from a DeleteImageWithResponse call
+func ParseDeleteImageResponse(rsp *http.Response) (*DeleteImageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteImageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest ReadOnly
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON412 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseGetImageResponse parses an HTTP response from a GetImageWithResponse call
 func ParseGetImageResponse(rsp *http.Response) (*GetImageResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -2509,6 +6968,641 @@ func ParseGetImageResponse(rsp *http.Response) (*GetImageResponse, error) {
 		}
 		response.ApplicationproblemJSON500 = &dest
 
+	}
+
+	return response, nil
+}
+
+// ParsePatchImageResponse parses an HTTP response from a PatchImageWithResponse call
+func ParsePatchImageResponse(rsp *http.Response) (*PatchImageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PatchImageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Image
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadBody
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest ReadOnly
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON412 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMedia
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 507:
+		var dest NoSpace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON507 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 415:
+		var headers PatchImageResponse415Headers
+		if values := rsp.Header.Values("Accept-Patch"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Patch", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPatch = &value
+		}
+		if values := rsp.Header.Values("Accept-Post"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Post", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPost = &value
+		}
+		response.Headers415 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListAllocationsResponse parses an HTTP response from a ListAllocationsWithResponse call
+func ParseListAllocationsResponse(rsp *http.Response) (*ListAllocationsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListAllocationsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest AllocationList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Busy
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCreateAllocationResponse parses an HTTP response from a CreateAllocationWithResponse call
+func ParseCreateAllocationResponse(rsp *http.Response) (*CreateAllocationResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateAllocationResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest Allocation
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadBody
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest ReadOnly
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMedia
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 507:
+		var dest NoSpace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON507 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 201:
+		var headers CreateAllocationResponse201Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: "uri-reference"}); err != nil {
+				return nil, err
+			}
+			headers.Location = value
+		}
+		response.Headers201 = &headers
+	case rsp.StatusCode == 415:
+		var headers CreateAllocationResponse415Headers
+		if values := rsp.Header.Values("Accept-Patch"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Patch", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPatch = &value
+		}
+		if values := rsp.Header.Values("Accept-Post"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Post", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPost = &value
+		}
+		response.Headers415 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseDeleteAllocationResponse parses an HTTP response from a DeleteAllocationWithResponse call
+func ParseDeleteAllocationResponse(rsp *http.Response) (*DeleteAllocationResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteAllocationResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest ReadOnly
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetAllocationResponse parses an HTTP response from a GetAllocationWithResponse call
+func ParseGetAllocationResponse(rsp *http.Response) (*GetAllocationResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetAllocationResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Allocation
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Busy
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParsePutAllocationDataResponse parses an HTTP response from a PutAllocationDataWithResponse call
+func ParsePutAllocationDataResponse(rsp *http.Response) (*PutAllocationDataResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PutAllocationDataResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadUpload
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest ReadOnly
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedCoding
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 507:
+		var dest NoSpace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON507 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 415:
+		var headers PutAllocationDataResponse415Headers
+		if values := rsp.Header.Values("Accept-Encoding"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Encoding", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptEncoding = value
+		}
+		response.Headers415 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseCheckImageResponse parses an HTTP response from a CheckImageWithResponse call
+func ParseCheckImageResponse(rsp *http.Response) (*CheckImageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CheckImageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest CheckReport
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadBody
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest ReadOnly
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMedia
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 507:
+		var dest NoSpace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON507 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 415:
+		var headers CheckImageResponse415Headers
+		if values := rsp.Header.Values("Accept-Patch"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Patch", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPatch = &value
+		}
+		if values := rsp.Header.Values("Accept-Post"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Post", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPost = &value
+		}
+		response.Headers415 = &headers
 	}
 
 	return response, nil
@@ -2884,6 +7978,149 @@ func ParseHeadDataResponse(rsp *http.Response) (*HeadDataResponse, error) {
 	return response, nil
 }
 
+// ParsePutDataResponse parses an HTTP response from a PutDataWithResponse call
+func ParsePutDataResponse(rsp *http.Response) (*PutDataResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PutDataResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadUpload
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest ReadOnly
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON412 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedCoding
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 507:
+		var dest NoSpace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON507 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		var headers PutDataResponse204Headers
+		if values := rsp.Header.Values("Accept-Ranges"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Ranges", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptRanges = value
+		}
+		if values := rsp.Header.Values("Block-Size-Maximum"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Maximum", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizeMaximum = value
+		}
+		if values := rsp.Header.Values("Block-Size-Minimum"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Minimum", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizeMinimum = value
+		}
+		if values := rsp.Header.Values("Block-Size-Preferred"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Preferred", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizePreferred = value
+		}
+		if values := rsp.Header.Values("Cache-Control"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Cache-Control", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.CacheControl = value
+		}
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers204 = &headers
+	case rsp.StatusCode == 415:
+		var headers PutDataResponse415Headers
+		if values := rsp.Header.Values("Accept-Encoding"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Encoding", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptEncoding = value
+		}
+		response.Headers415 = &headers
+	}
+
+	return response, nil
+}
+
 // ParseGetExtentsResponse parses an HTTP response from a GetExtentsWithResponse call
 func ParseGetExtentsResponse(rsp *http.Response) (*GetExtentsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -3016,6 +8253,149 @@ func ParseGetExtentsResponse(rsp *http.Response) (*GetExtentsResponse, error) {
 	return response, nil
 }
 
+// ParseFlushDataResponse parses an HTTP response from a FlushDataWithResponse call
+func ParseFlushDataResponse(rsp *http.Response) (*FlushDataResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &FlushDataResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadBody
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest ReadOnly
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMedia
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		var headers FlushDataResponse204Headers
+		if values := rsp.Header.Values("Accept-Ranges"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Ranges", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptRanges = value
+		}
+		if values := rsp.Header.Values("Block-Size-Maximum"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Maximum", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizeMaximum = value
+		}
+		if values := rsp.Header.Values("Block-Size-Minimum"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Minimum", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizeMinimum = value
+		}
+		if values := rsp.Header.Values("Block-Size-Preferred"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Preferred", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizePreferred = value
+		}
+		if values := rsp.Header.Values("Cache-Control"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Cache-Control", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.CacheControl = value
+		}
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers204 = &headers
+	case rsp.StatusCode == 415:
+		var headers FlushDataResponse415Headers
+		if values := rsp.Header.Values("Accept-Patch"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Patch", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPatch = &value
+		}
+		if values := rsp.Header.Values("Accept-Post"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Post", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPost = &value
+		}
+		response.Headers415 = &headers
+	}
+
+	return response, nil
+}
+
 // ParseGetLimitsResponse parses an HTTP response from a GetLimitsWithResponse call
 func ParseGetLimitsResponse(rsp *http.Response) (*GetLimitsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -3079,6 +8459,446 @@ func ParseGetLimitsResponse(rsp *http.Response) (*GetLimitsResponse, error) {
 		}
 		response.ApplicationproblemJSON500 = &dest
 
+	}
+
+	return response, nil
+}
+
+// ParseUpdateMappingsResponse parses an HTTP response from a UpdateMappingsWithResponse call
+func ParseUpdateMappingsResponse(rsp *http.Response) (*UpdateMappingsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &UpdateMappingsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest MappingResult
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadBody
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest ReadOnly
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON412 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMedia
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 507:
+		var dest NoSpace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON507 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers UpdateMappingsResponse200Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 415:
+		var headers UpdateMappingsResponse415Headers
+		if values := rsp.Header.Values("Accept-Patch"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Patch", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPatch = &value
+		}
+		if values := rsp.Header.Values("Accept-Post"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Post", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPost = &value
+		}
+		response.Headers415 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseTrimDataResponse parses an HTTP response from a TrimDataWithResponse call
+func ParseTrimDataResponse(rsp *http.Response) (*TrimDataResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &TrimDataResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadBody
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest ReadOnly
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON412 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMedia
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 507:
+		var dest NoSpace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON507 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		var headers TrimDataResponse204Headers
+		if values := rsp.Header.Values("Accept-Ranges"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Ranges", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptRanges = value
+		}
+		if values := rsp.Header.Values("Block-Size-Maximum"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Maximum", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizeMaximum = value
+		}
+		if values := rsp.Header.Values("Block-Size-Minimum"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Minimum", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizeMinimum = value
+		}
+		if values := rsp.Header.Values("Block-Size-Preferred"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Preferred", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizePreferred = value
+		}
+		if values := rsp.Header.Values("Cache-Control"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Cache-Control", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.CacheControl = value
+		}
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers204 = &headers
+	case rsp.StatusCode == 415:
+		var headers TrimDataResponse415Headers
+		if values := rsp.Header.Values("Accept-Patch"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Patch", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPatch = &value
+		}
+		if values := rsp.Header.Values("Accept-Post"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Post", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPost = &value
+		}
+		response.Headers415 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseZeroDataResponse parses an HTTP response from a ZeroDataWithResponse call
+func ParseZeroDataResponse(rsp *http.Response) (*ZeroDataResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ZeroDataResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadBody
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest ReadOnly
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON412 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMedia
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 507:
+		var dest NoSpace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON507 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		var headers ZeroDataResponse204Headers
+		if values := rsp.Header.Values("Accept-Ranges"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Ranges", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptRanges = value
+		}
+		if values := rsp.Header.Values("Block-Size-Maximum"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Maximum", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizeMaximum = value
+		}
+		if values := rsp.Header.Values("Block-Size-Minimum"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Minimum", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizeMinimum = value
+		}
+		if values := rsp.Header.Values("Block-Size-Preferred"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Preferred", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizePreferred = value
+		}
+		if values := rsp.Header.Values("Cache-Control"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Cache-Control", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.CacheControl = value
+		}
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers204 = &headers
+	case rsp.StatusCode == 415:
+		var headers ZeroDataResponse415Headers
+		if values := rsp.Header.Values("Accept-Patch"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Patch", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPatch = &value
+		}
+		if values := rsp.Header.Values("Accept-Post"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Post", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPost = &value
+		}
+		response.Headers415 = &headers
 	}
 
 	return response, nil

@@ -188,6 +188,91 @@ func TestReadAMap(t *testing.T) {
 	}
 }
 
+// An upload through an allocation: two at once, each published when it is
+// complete, and only if nobody else has changed the map meanwhile.
+func TestUpload(t *testing.T) {
+	c, content := start(t)
+	ctx := t.Context()
+	const half = 1 << 20
+	var wg sync.WaitGroup
+	for i := range 2 {
+		body := bytes.Repeat([]byte{byte(0xa0 + i)}, half)
+		copy(content[i*half:], body)
+		wg.Go(func() {
+			if err := upload(ctx, c, int64(i*half), body); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	at := fmt.Sprintf("bytes %d-%d/*", 2*half+5, 2*half+9)
+	put, err := c.PutDataWithBodyWithResponse(ctx, "vm.qcow2", &client.PutDataParams{ContentRange: &at}, "application/octet-stream", bytes.NewReader([]byte("hello")))
+	if err != nil || put.StatusCode() != http.StatusNoContent {
+		t.Errorf("%v: %s", err, put.Body)
+	}
+	copy(content[2*half+5:], "hello")
+	zero, err := c.ZeroDataWithResponse(ctx, "vm.qcow2", nil, client.ZeroRange{Offset: 3, Length: 70_000})
+	if err != nil || zero.StatusCode() != http.StatusNoContent {
+		t.Errorf("%v: %s", err, zero.Body)
+	}
+	clear(content[3:70_003])
+	got, err := c.GetDataWithResponse(ctx, "vm.qcow2", nil)
+	if err != nil || !bytes.Equal(got.Body, content) {
+		t.Errorf("%v: what was written differs", err)
+	}
+	size := int64(half)
+	shrunk, err := c.PatchImageWithResponse(ctx, "vm.qcow2", nil, client.ImagePatch{Size: &size})
+	if err != nil || shrunk.ApplicationproblemJSON400 == nil {
+		t.Errorf("%v: %s", err, shrunk.Body)
+	}
+	report, err := c.CheckImageWithResponse(ctx, "vm.qcow2", client.CheckRequest{})
+	if err != nil || report.JSON200 == nil || report.JSON200.Corruptions != 0 || report.JSON200.Leaks != 0 {
+		t.Errorf("%v: %s", err, report.Body)
+	}
+}
+
+// upload makes body what the image holds from off on.
+func upload(ctx context.Context, c *client.ClientWithResponses, off int64, body []byte) error {
+	const image = "vm.qcow2"
+	length := int64(len(body))
+	a, err := c.CreateAllocationWithResponse(ctx, image, client.AllocationRequest{Length: &length})
+	if err != nil || a.JSON201 == nil {
+		return fmt.Errorf("%w: %s", err, a.Body)
+	}
+	id := a.JSON201.Id
+	for start := int64(0); start < length; start += 300_000 {
+		n := min(300_000, length-start)
+		at := fmt.Sprintf("bytes %d-%d/%d", start, start+n-1, length)
+		put, err := c.PutAllocationDataWithBodyWithResponse(ctx, image, id, &client.PutAllocationDataParams{ContentRange: &at}, "application/octet-stream", bytes.NewReader(body[start:start+n]))
+		if err != nil || put.StatusCode() != http.StatusNoContent {
+			return fmt.Errorf("%w: %s", err, put.Body)
+		}
+	}
+	for zero := int64(0); ; {
+		page, err := c.GetExtentsWithResponse(ctx, image, nil)
+		if err != nil || page.JSON200 == nil {
+			return fmt.Errorf("%w: %s", err, page.Body)
+		}
+		etag := page.HTTPResponse.Header.Get("ETag")
+		done, err := c.UpdateMappingsWithResponse(ctx, image, &client.UpdateMappingsParams{IfMatch: &etag}, client.MappingUpdates{Updates: []client.MappingUpdate{{
+			Offset: off, Length: length, Target: client.MappingTarget{Kind: client.MappingTargetKindData, Allocation: &id, AllocationOffset: &zero},
+		}}})
+		switch {
+		case err != nil:
+			return err
+		case done.StatusCode() == http.StatusPreconditionFailed: // another one was faster
+		case done.JSON200 == nil:
+			return fmt.Errorf("%s", done.Body)
+		default:
+			gone, err := c.DeleteAllocationWithResponse(ctx, image, id)
+			if err != nil || gone.StatusCode() != http.StatusNoContent {
+				return fmt.Errorf("%w: %s", err, gone.Body)
+			}
+			return nil
+		}
+	}
+}
+
 // Errors arrive as problems.
 func TestProblems(t *testing.T) {
 	c, _ := start(t)

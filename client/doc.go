@@ -18,6 +18,15 @@
 //		_, err = io.Copy(file, resp.Body)
 //	}
 //
+// Bytes that are written are read as they are sent. A [bytes.Reader] tells its
+// length; for a file, set ContentLength in a RequestEditorFn: what does not fit is
+// refused beforehand then.
+//
+//	at := "bytes 0-65535/*"
+//	done, err := c.PutDataWithBodyWithResponse(ctx, "vm.qcow2",
+//		&client.PutDataParams{ContentRange: &at}, "application/octet-stream", bytes.NewReader(p))
+//	ok := err == nil && done.StatusCode() == http.StatusNoContent
+//
 // A Range that a server ignores is answered with status 200 and the whole image:
 // look at the status. A body that breaks off ends with an error, not with
 // [io.EOF]. To go on with it, ask for the rest with If-Range and the ETag of the
