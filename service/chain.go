@@ -69,6 +69,7 @@ func (c *chain) addLayer(ctx context.Context, found []source) error {
 	granted := c.s.caches.take(leastMetadata, mostMetadata)
 	c.caches += granted
 	l.Layer, err = c.s.opt.Formats[l.format].Open(ctx, f.node, DriverOptions{
+		Backed:    l.spec != nil && l.spec.Backing != "",
 		CacheSize: granted,
 		OpenData: func(ctx context.Context, name string) (*storage.Node, error) {
 			var err error

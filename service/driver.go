@@ -29,6 +29,8 @@ type DriverOptions struct {
 	// OpenData opens the external data file that the image names. The node is
 	// not the driver's to close.
 	OpenData func(ctx context.Context, name string) (*storage.Node, error)
+	// Backed: the layer has a backing, even if it stores the name of none.
+	Backed bool
 	// CacheSize bounds what the layer keeps of its metadata, bytes.
 	CacheSize int64
 }

@@ -89,7 +89,10 @@ type Adopter interface {
 // A Resizer is a WritableMapper whose size can be changed. The caller sees to it
 // that nothing beyond the smaller of the two sizes is written meanwhile.
 type Resizer interface {
-	// Resize sets the size in bytes. On an error it is what it was.
+	// Resize sets the size in bytes, which a format may round up. What the
+	// image grows by reads as zeros, but for the rest of the block that the
+	// old size lies in: an image that has shrunk before may show what was
+	// there, and the caller clears it. On an error the size is what it was.
 	Resize(ctx context.Context, size int64, opt ResizeOptions) error
 }
 

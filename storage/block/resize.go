@@ -8,12 +8,12 @@ import (
 	"github.com/extentd/extentd/storage"
 )
 
-// Resize sets the size in bytes, which a format may round up. What the image grows by reads as zeros, whatever
-// the backing has there. Shrinking must be asked for (else the error wraps
-// storage.ErrInvalid), and fails with storage.ErrConflict where it would cut a
-// claim. Readers see the new size once it has succeeded; who reads beyond a
-// smaller one gets an error. It waits for all writing, and holds it up. On an
-// error the size is what it was.
+// Resize sets the size in bytes, which a format may round up. What the image
+// grows by reads as zeros, whatever the backing has there. Shrinking must be
+// asked for (else the error wraps storage.ErrInvalid), and fails with
+// storage.ErrConflict where it would cut a claim. Readers see the new size once
+// it has succeeded; who reads beyond a smaller one gets an error. It waits for
+// all writing, and holds it up. On an error the size is what it was.
 func (d *Device) Resize(ctx context.Context, size int64, shrink bool) error {
 	if err := d.CheckWrite(ctx, 0, 0); err != nil {
 		return err

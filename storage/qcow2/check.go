@@ -143,6 +143,8 @@ type checker struct {
 	fileEnd   int64 // bytes, whole sectors
 	end       int64 // after the last cluster, of the file or that something refers to
 	counts    *counts
+	seen      *counts // when entries are mended: what refers to what
+	l1Shared  bool    // something else is where the active L1 table is
 	snapshots []checkedSnapshot
 	cutShort  bool // snapshots: the table has to be written anew
 	table     []uint64

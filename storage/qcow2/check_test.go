@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -120,7 +119,7 @@ var checkKinds = []struct{ name, options string }{
 	{"data file", "data_file=data"},
 	{"raw data file", "data_file=data,data_file_raw=on"},
 	{"preallocated", "preallocation=metadata,cluster_size=4k"},
-	{"luks", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=1"},
+	{"luks", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"},
 }
 
 // fill makes dir/name an image of a kind with all sorts of content.
@@ -128,7 +127,7 @@ func fill(t testing.TB, dir, name, options string) {
 	t.Helper()
 	const size = 8 << 20
 	if strings.Contains(options, "luks") {
-		run(t, dir, "qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=secret", "-o", options, name, fmt.Sprint(size))
+		createEncrypted(t, dir, name, options)
 		return
 	}
 	create(t, dir, name, size, options)
@@ -157,6 +156,7 @@ func fill(t testing.TB, dir, name, options string) {
 func TestCheck(t *testing.T) {
 	for _, k := range checkKinds {
 		t.Run(k.name, func(t *testing.T) {
+			t.Parallel()
 			dir := t.TempDir()
 			fill(t, dir, "image", k.options)
 			if strings.Contains(k.options, "luks") {

@@ -54,7 +54,7 @@ func (c *checker) checkL1Copied(ctx context.Context, w *window, entry *uint64, n
 	}
 	if once != (e&l2Copied != 0) {
 		c.describe("l1 entry %d is %#x: its COPIED flag contradicts the refcount of the l2 table", number, e)
-		if fix {
+		if fix && !c.l1Shared {
 			*entry ^= l2Copied
 			c.res.CorruptionsFixed++
 		} else {
@@ -117,7 +117,7 @@ func (c *checker) once(ctx context.Context, w *window, at uint64) (once, ok bool
 		return false, false, nil
 	}
 	if cluster < c.end {
-		return c.counts.get(cluster) == 1, true, nil
+		return c.counts.refcount(cluster) == 1, true, nil
 	}
 	per := c.perBlock()
 	block, ok := c.block(cluster / per)

@@ -57,8 +57,8 @@ func (c *counts) page(cluster int64) (*countPage, error) {
 	return p, nil
 }
 
-// add counts a reference to a cluster. It reports false where the count is as
-// large as a refcount can be, and leaves it.
+// add counts a reference to a cluster. It reports false where there are more
+// than a refcount can say.
 func (c *counts) add(cluster int64) (bool, error) {
 	p, err := c.page(cluster)
 	if err != nil {
@@ -66,23 +66,19 @@ func (c *counts) add(cluster int64) (bool, error) {
 	}
 	k := cluster & (countPageSize - 1)
 	if p.wide == nil {
-		n := p.narrow[k]
-		switch {
-		case uint32(n) == c.most:
-			return false, nil
-		case n < math.MaxUint8:
+		if n := p.narrow[k]; n < math.MaxUint8 {
 			p.narrow[k]++
-			return true, nil
+			return uint32(n) < c.most, nil
 		}
 		if err := c.widen(p); err != nil {
 			return false, err
 		}
 	}
-	if p.wide[k] == c.most {
-		return false, nil
+	n := p.wide[k]
+	if n < math.MaxUint32 {
+		p.wide[k]++
 	}
-	p.wide[k]++
-	return true, nil
+	return n < c.most, nil
 }
 
 func (c *counts) widen(p *countPage) error {
@@ -104,7 +100,10 @@ func (c *counts) peek(cluster int64) *countPage {
 	return nil
 }
 
-// get is the count of a cluster.
+// refcount is what the refcount of a cluster should be.
+func (c *counts) refcount(cluster int64) uint32 { return min(c.get(cluster), c.most) }
+
+// get is how many references to a cluster there are.
 func (c *counts) get(cluster int64) uint32 {
 	p := c.peek(cluster)
 	if p == nil {
@@ -172,16 +171,15 @@ func (c *counts) used(from, to int64) bool {
 	return false
 }
 
-// clear takes all counts back and leaves the marks.
-func (c *counts) clear() {
-	for _, p := range c.pages {
+// marks is counts with the same marks, and no references.
+func (c *counts) marks() *counts {
+	m := &counts{most: c.most, bytes: c.bytes, pages: make([]*countPage, len(c.pages))}
+	for k, p := range c.pages {
 		if p != nil {
-			p.narrow = [countPageSize]uint8{}
-			if p.wide != nil {
-				*p.wide = [countPageSize]uint32{}
-			}
+			m.pages[k] = &countPage{metadata: p.metadata}
 		}
 	}
+	return m
 }
 
 // end is after the last cluster that something refers to.

@@ -46,13 +46,13 @@ func (c *checker) countRefcounts(ctx context.Context) error {
 			c.rebuild = true
 			continue
 		}
-		// Where refcounts are narrow the count may not tell.
-		c.rebuild = c.rebuild || c.counts.get(int64(off)>>c.clusterBits) != 0
 		if err := c.countMetadata(off, c.clusterSize()); err != nil {
 			return err
 		}
-		if n := c.counts.get(int64(off) >> c.clusterBits); n != 1 {
-			c.corruption("refcount table: entry %d is %#x: there are %d references to the block", number, entry, n)
+		cluster := int64(off) >> c.clusterBits
+		c.rebuild = c.rebuild || c.counts.get(cluster) != 1
+		if c.counts.refcount(cluster) != 1 {
+			c.corruption("refcount table: entry %d is %#x: there are %d references to the block", number, entry, c.counts.get(cluster))
 		}
 	}
 	return nil
@@ -153,7 +153,7 @@ func (d *comparison) compare(last int64) error {
 				stored = refcount(d.b, order, int(at-d.first))
 			}
 			if p != nil {
-				counted = uint64(p.at(at))
+				counted = uint64(min(p.at(at), d.counts.most))
 			}
 			if stored|counted != 0 {
 				d.highest = at

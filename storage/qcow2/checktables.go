@@ -28,7 +28,14 @@ func (c *checker) countAll(ctx context.Context) error {
 	if err := c.countSnapshotTable(); err != nil {
 		return err
 	}
-	return c.countRefcounts(ctx)
+	if err := c.countRefcounts(ctx); err != nil {
+		return err
+	}
+	c.l1Shared = false
+	for at := int64(0); at < int64(c.header.l1Size)*l1EntrySize; at += c.clusterSize() {
+		c.l1Shared = c.l1Shared || c.counts.get((int64(c.header.l1Offset)+at)>>c.clusterBits) != 1
+	}
+	return nil
 }
 
 // countContent counts everything but the snapshot table and what holds the
@@ -168,7 +175,7 @@ func (c *checker) countL2Tables(ctx context.Context, l1 []uint64, entryAt uint64
 		}
 		return n, nil
 	}
-	if l1[0]&l1OffsetMask == 0 && c.mend() {
+	if l1[0]&l1OffsetMask == 0 && c.mend() && c.seen.get(int64(entryAt)>>c.clusterBits) == 1 {
 		// Nowhere is it said what flags alone mean. QEMU takes the header for
 		// an L2 table then.
 		c.res.CorruptionsFixed++

@@ -53,16 +53,18 @@ func createCases() []createCase {
 	}
 	for bits := 1; bits <= 64; bits *= 2 {
 		cases = append(cases,
-			createCase{fmt.Sprintf("%d bits", bits), o{RefcountBits: bits}, fmt.Sprintf("refcount_bits=%d", bits)},
 			createCase{fmt.Sprintf("%d bits 512 metadata", bits), o{RefcountBits: bits, ClusterSize: 512, Preallocation: "metadata"}, fmt.Sprintf("refcount_bits=%d,cluster_size=512,preallocation=metadata", bits)})
 	}
-	for _, size := range []int64{512, kib, 4 * kib, 8 * kib, 256 * kib, 2 * mib} {
+	for _, size := range []int64{512, 4 * kib, 8 * kib, 2 * mib} {
 		cases = append(cases, createCase{fmt.Sprintf("cluster %d", size), o{ClusterSize: size}, fmt.Sprintf("cluster_size=%d", size)})
 	}
 	for _, p := range []string{"off", "metadata", "falloc", "full"} {
 		for _, more := range []createCase{
-			{"", o{}, ""}, {" v2", o{Version: 2}, ",compat=0.10"}, {" extended", o{ExtendedL2: true}, ",extended_l2=on"},
-			{" data file", o{DataFile: "data"}, ",data_file=data"}, {" 4k", o{ClusterSize: 4 * kib}, ",cluster_size=4k"},
+			{"", o{}, ""},
+			{" v2", o{Version: 2}, ",compat=0.10"},
+			{" extended", o{ExtendedL2: true}, ",extended_l2=on"},
+			{" data file", o{DataFile: "data"}, ",data_file=data"},
+			{" 4k", o{ClusterSize: 4 * kib}, ",cluster_size=4k"},
 		} {
 			more.opt.Preallocation = p
 			cases = append(cases, createCase{p + more.name, more.opt, "preallocation=" + p + more.qemu})
@@ -98,6 +100,7 @@ func imageInfo(t testing.TB, dir, name string) map[string]any {
 func TestCreate(t *testing.T) {
 	for _, c := range createCases() {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			if c.opt.Size == 0 {
 				c.opt.Size = 3*mib + 512
 			}
@@ -227,12 +230,10 @@ func TestCreateLarge(t *testing.T) {
 	type o = qcow2.CreateOptions
 	for _, c := range []createCase{
 		{"512", o{Size: 128 * gib, ClusterSize: 512}, ""},
-		{"64k", o{Size: 2 * pib}, ""},
-		{"extended", o{Size: pib, ExtendedL2: true}, ""},
 		{"2M", o{Size: 2 * eib, ClusterSize: 2 * mib}, ""},
 		{"nothing", o{Size: 0}, ""},
-		{"metadata", o{Size: 64 * gib, Preallocation: "metadata"}, ""},
-		{"metadata 1 bit 4k", o{Size: 8 * gib, Preallocation: "metadata", ClusterSize: 4 * kib, RefcountBits: 1}, ""},
+		{"metadata", o{Size: 16 * gib, Preallocation: "metadata"}, ""},
+		{"metadata 1 bit 4k", o{Size: 2 * gib, Preallocation: "metadata", ClusterSize: 4 * kib, RefcountBits: 1}, ""},
 		{"raw", o{Size: tib, DataFile: "data", DataFileRaw: true, ClusterSize: 2 * mib}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -267,7 +268,7 @@ func TestCreateCut(t *testing.T) {
 			}
 			head := make([]byte, 4)
 			n, err := f.ReadAt(t.Context(), head, 0)
-			if err != nil && err != io.EOF {
+			if err != nil && !errors.Is(err, io.EOF) {
 				t.Fatal(err)
 			}
 			flushed := kind == storagetest.OpFlush && nth == 2 // the last one: all is written

@@ -385,9 +385,9 @@ func compareLists(t *testing.T, want, got *storage.ExtentList, lo, hi int64) {
 // createEncrypted makes the image. QEMU times its key derivation first, and
 // gives up at once where the clock of its thread is too coarse: it is asked
 // again.
-func createEncrypted(t *testing.T, dir, options string) {
+func createEncrypted(t testing.TB, dir, name, options string) {
 	t.Helper()
-	create := []string{"create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=secret", "-o", options, image, "4M"}
+	create := []string{"create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=secret", "-o", options, name, "8M"}
 	for range 30 {
 		out, err := try(t, dir, "qemu-img", create...)
 		if err == nil {
@@ -409,7 +409,7 @@ func TestEncrypted(t *testing.T) {
 			if format == "luks" {
 				options += ",encrypt.iter-time=10" // else the key derivation takes seconds
 			}
-			createEncrypted(t, dir, options)
+			createEncrypted(t, dir, image, options)
 			node := "driver=qcow2,file.filename=" + image + ",encrypt.key-secret=s"
 			run(t, dir, "qemu-io", "--object", "secret,id=s,data=secret", "--image-opts", node,
 				"-c", "write 64k 256k", "-c", "write -z 1M 128k", "-c", "write -z -u 128k 64k", "-c", "write -z 64k 64k")

@@ -98,7 +98,8 @@ func (w *writer) nextData(c *change, e *edit, old entry, kind clusterKind, guest
 	}
 	if w.extended {
 		// What a shrink has left beyond the size is nobody's.
-		inside := w.subclusterMask(guest, guest, min(guest+guestOffset(w.clusterSize()), guestOffset(w.Size())))
+		size := max(guest, guestOffset(w.Size())) // a resize maps what lies beyond it
+		inside := w.subclusterMask(guest, guest, min(guest+guestOffset(w.clusterSize()), size))
 		if lost := old.bitmap &^ covered & inside; covered&inside != inside && (lost != 0 || kind == kindCompressed) {
 			return old, false, conflict(guest, "data of the cluster outside of the range would be lost")
 		}

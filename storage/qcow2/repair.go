@@ -74,7 +74,7 @@ func (c *checker) countAndMend(ctx context.Context) error {
 		return err
 	}
 	c.res, c.rebuild, c.mending = fresh, false, true
-	c.counts.clear()
+	c.seen, c.counts = c.counts, c.counts.marks()
 	return c.countAll(ctx)
 }
 
@@ -167,7 +167,7 @@ type rebuilding struct {
 func (r *rebuilding) run(ctx context.Context) error {
 	// What holds the refcounts now is given up, but not written over: its
 	// clusters are marked.
-	r.counts.clear()
+	r.counts = r.counts.marks()
 	r.res = CheckResult{Errors: r.res.Errors[:len(r.res.Errors):len(r.res.Errors)]}
 	if err := r.countContent(ctx); err != nil {
 		return err
@@ -286,7 +286,7 @@ func (r *rebuilding) writeBlocks(ctx context.Context) error {
 		}
 		clear(b)
 		for k := range per {
-			if n := r.counts.get(int64(number)*per + k); n != 0 {
+			if n := r.counts.refcount(int64(number)*per + k); n != 0 {
 				setRefcount(b, r.header.refcountOrder, int(k), uint64(n))
 			}
 		}

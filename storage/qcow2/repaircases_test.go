@@ -114,6 +114,7 @@ func repairCases() []repairCase {
 func TestRepairCases(t *testing.T) {
 	for _, c := range repairCases() {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			dir := t.TempDir()
 			create(t, dir, "image", 256<<10, c.options)
 			qemuIO(t, dir, "image", "write -P 1 0 100k")

@@ -258,22 +258,24 @@ func (r *resizing) discard(ctx context.Context) error {
 	}
 	span := guestOffset(1) << r.tableSpanBits
 	first, last := ceilDiv(int64(r.size), int64(span)), ceilDiv(int64(r.old), int64(span))
-	for number := first; number < last; number++ {
-		page, err := r.l1At(ctx, guestOffset(number)*span)
+	for at, end := guestOffset(first)*span, guestOffset(last)*span; at < end; {
+		page, err := r.l1At(ctx, at)
 		if err != nil {
 			return err
 		}
-		table, err := r.l2Table(page, guestOffset(number)*span)
+		table, err := r.l2Table(page, at)
 		if err != nil {
 			return r.corrupted(ctx, err)
 		}
-		if table == 0 {
-			continue
+		if table != 0 {
+			if err := r.setL1(ctx, int64(at/span), 0); err != nil {
+				return err
+			}
+			r.free(run{int64(table) >> r.clusterBits, 1}, metaL2)
 		}
-		if err := r.setL1(ctx, number, 0); err != nil {
+		if at, err = r.skipTables(ctx, at, end); err != nil {
 			return err
 		}
-		r.free(run{int64(table) >> r.clusterBits, 1}, metaL2)
 	}
 	if err := r.writeBack(ctx); err != nil {
 		return err

@@ -46,13 +46,13 @@ func TestStartRefused(t *testing.T) {
 		says    string
 	}{
 		{"corrupt", "", func(dir string) { poke64(t, dir, 72, func(v uint64) uint64 { return v | 2 }) }, storage.ErrCorrupt, "marked corrupt"},
-		{"encrypted", "encrypt.format=luks,encrypt.key-secret=s", nil, storage.ErrUnsupported, "luks"},
+		{"encrypted", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", nil, storage.ErrUnsupported, "luks"},
 		{"bitmap", "", func(dir string) { run(t, dir, "qemu-img", "bitmap", "--add", "-f", "qcow2", "image", "b0") }, storage.ErrUnsupported, `"b0"`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
 			if tt.name == "encrypted" {
-				run(t, dir, "qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=x", "-o", tt.options, "image", "1M")
+				createEncrypted(t, dir, "image", tt.options)
 			} else {
 				create(t, dir, "image", 1<<20, tt.options)
 			}

@@ -107,10 +107,16 @@ func (s *writableSuite) randomResize(t *testing.T, random *rand.Rand) {
 	if random.IntN(2) == 0 {
 		size += 512 * random.Int64N(s.block/512)
 	}
+	old := s.m.size()
 	if err := r.Resize(t.Context(), size, storage.ResizeOptions{Shrink: true}); err != nil {
 		t.Fatal(err)
 	}
 	s.m.resize(size)
+	if rest := s.block - old%s.block; size > old && rest < s.block { // it is the caller's to clear
+		if err := Write(t.Context(), s.image, make([]byte, min(rest, size-old)), old); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // concurrent: each has blocks of its own, and all share the tables.
