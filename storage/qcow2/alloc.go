@@ -77,7 +77,7 @@ func (w *writer) allocFixed(guest, clusters int64) (storage.Blocks, error) {
 // file.
 func (w *writer) keepExternal(r run) {
 	f := &w.freed
-	for _, list := range []*[]freed{&f.pending, &f.durable} {
+	for _, list := range []*[]freed{&f.pending, &f.committing, &f.durable} {
 		var kept []freed
 		changed := false
 		for _, old := range *list {

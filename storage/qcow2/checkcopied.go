@@ -11,7 +11,7 @@ import (
 func (c *checker) checkCopied(ctx context.Context, fix bool) error {
 	w := &window{source: c.src}
 	return c.walkL1(ctx, c.header.l1Offset, c.header.l1Size, func(l1 []uint64, first int64) error {
-		changed := span{from: -1}
+		changed := span{from: -1} // entries in between are written as they are
 		for k := 0; k < len(l1); {
 			if l1[k]&l1OffsetMask == 0 {
 				k++
@@ -54,7 +54,7 @@ func (c *checker) checkL1Copied(ctx context.Context, w *window, entry *uint64, n
 	}
 	if once != (e&l2Copied != 0) {
 		c.describe("l1 entry %d is %#x: its COPIED flag contradicts the refcount of the l2 table", number, e)
-		if fix && !c.l1Shared {
+		if fix && c.l1Shared.end(int64(c.header.l1Offset+uint64(number)*l1EntrySize)>>c.clusterBits) == 0 {
 			*entry ^= l2Copied
 			c.res.CorruptionsFixed++
 		} else {

@@ -31,9 +31,12 @@ func (c *checker) countAll(ctx context.Context) error {
 	if err := c.countRefcounts(ctx); err != nil {
 		return err
 	}
-	c.l1Shared = false
-	for at := int64(0); at < int64(c.header.l1Size)*l1EntrySize; at += c.clusterSize() {
-		c.l1Shared = c.l1Shared || c.counts.get((int64(c.header.l1Offset)+at)>>c.clusterBits) != 1
+	c.l1Shared = runs{}
+	first := int64(c.header.l1Offset) >> c.clusterBits
+	for n := range ceilDiv(int64(c.header.l1Size)*l1EntrySize, c.clusterSize()) {
+		if c.counts.get(first+n) != 1 {
+			c.l1Shared.add(run{first + n, 1})
+		}
 	}
 	return nil
 }

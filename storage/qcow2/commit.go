@@ -32,7 +32,6 @@ import (
 type batch struct {
 	slices []*slice
 	pages  []*slice
-	freed  []freed // what slices and pages do not refer to any more
 	pieces []piece // of the refcount table
 	moves  int     // of the refcount table, when they were taken
 }
@@ -165,10 +164,9 @@ func (w *writer) takeBatch() *batch {
 	b := &batch{
 		slices: w.l2.appendDirty(nil),
 		pages:  w.l1Page.appendDirty(nil),
-		freed:  w.freed.pending,
 		moves:  w.table.moves,
 	}
-	w.freed.pending = nil
+	w.freed.committing, w.freed.pending = w.freed.pending, nil
 	return b
 }
 
@@ -178,10 +176,12 @@ func (w *writer) endBatch(b *batch, err error) {
 	if err == nil {
 		w.l2.clean(b.slices)
 		w.l1Page.clean(b.pages)
-		f.durable = append(f.durable, b.freed...)
+		f.durable = append(f.durable, f.committing...)
+		f.committing = nil
 		return
 	}
-	f.pending = append(b.freed, f.pending...)
+	f.pending = append(f.committing, f.pending...)
+	f.committing = nil
 	for _, p := range b.pieces {
 		w.table.changed[p.number] = struct{}{}
 	}

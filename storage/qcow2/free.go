@@ -20,9 +20,10 @@ import (
 //
 // The writer's mu protects them.
 type frees struct {
-	pending  []freed // not durable yet
-	durable  []freed // readers may still use them
-	clusters int64   // in both
+	pending    []freed // not durable yet
+	committing []freed // by the commit that is under way
+	durable    []freed // readers may still use them
+	clusters   int64   // in all of them
 }
 
 // A freed run loses one reference to each of its clusters.
@@ -65,7 +66,7 @@ func (w *writer) freeMetadata(at hostOffset, clusters int64, kind metadataKind) 
 // tooMuchFreed reports whether it is time for a commit. w.mu must be held.
 func (w *writer) tooMuchFreed() bool {
 	f := &w.freed
-	return f.clusters<<w.clusterBits > maxFreedBytes || len(f.pending)+len(f.durable) > maxFreedRuns
+	return f.clusters<<w.clusterBits > maxFreedBytes || len(f.pending)+len(f.committing)+len(f.durable) > maxFreedRuns
 }
 
 // reclaim gives back what is durably unlinked and used by nobody: in three
