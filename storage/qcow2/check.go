@@ -144,7 +144,7 @@ type checker struct {
 	end       int64 // after the last cluster, of the file or that something refers to
 	counts    *counts
 	seen      *counts // when entries are mended: what refers to what
-	l1Shared  runs    // clusters of the active L1 table that something else refers to
+	l1Shared  runs    // clusters of the active L1 table that are other metadata too
 	snapshots []checkedSnapshot
 	cutShort  bool // snapshots: the table has to be written anew
 	table     []uint64

@@ -28,22 +28,13 @@ func (c *checker) countAll(ctx context.Context) error {
 	if err := c.countSnapshotTable(); err != nil {
 		return err
 	}
-	if err := c.countRefcounts(ctx); err != nil {
-		return err
-	}
-	c.l1Shared = runs{}
-	first := int64(c.header.l1Offset) >> c.clusterBits
-	for n := range ceilDiv(int64(c.header.l1Size)*l1EntrySize, c.clusterSize()) {
-		if c.counts.get(first+n) != 1 {
-			c.l1Shared.add(run{first + n, 1})
-		}
-	}
-	return nil
+	return c.countRefcounts(ctx)
 }
 
 // countContent counts everything but the snapshot table and what holds the
 // refcounts.
 func (c *checker) countContent(ctx context.Context) error {
+	c.l1Shared = runs{}
 	for _, r := range c.held { // the file may end before them
 		for cluster := r.start; cluster < r.end(); cluster++ {
 			if _, err := c.counts.add(cluster); err != nil {
@@ -117,6 +108,27 @@ func (c *checker) inFile(off uint64, n int64) bool {
 
 // countMetadata is count for what nothing else may be written over.
 func (c *checker) countMetadata(off uint64, n int64) error {
+	c.noteL1(off, n)
+	return c.countMarked(off, n)
+}
+
+// noteL1 notes where the active L1 table overlaps other metadata.
+func (c *checker) noteL1(off uint64, n int64) {
+	l1 := int64(c.header.l1Offset)
+	if n <= 0 || !c.inFile(off, n) {
+		return
+	}
+	first := max(int64(off), l1) >> c.clusterBits
+	last := (min(int64(off)+n, l1+int64(c.header.l1Size)*l1EntrySize) - 1) >> c.clusterBits
+	for ; first <= last; first++ {
+		if c.l1Shared.end(first) == 0 {
+			c.l1Shared.add(run{first, 1})
+		}
+	}
+}
+
+// countMarked is countMetadata for the active L1 table.
+func (c *checker) countMarked(off uint64, n int64) error {
 	if n <= 0 || !c.inFile(off, n) {
 		return c.count(off, n)
 	}
@@ -130,7 +142,10 @@ func (c *checker) countMetadata(off uint64, n int64) error {
 
 // countTables counts an L1 table and what it refers to.
 func (c *checker) countTables(ctx context.Context, at uint64, entries uint32, active bool) error {
-	if err := c.countMetadata(at, int64(entries)*l1EntrySize); err != nil {
+	if !active {
+		c.noteL1(at, int64(entries)*l1EntrySize)
+	}
+	if err := c.countMarked(at, int64(entries)*l1EntrySize); err != nil {
 		return err
 	}
 	return c.walkL1(ctx, at, entries, func(l1 []uint64, first int64) error {
@@ -193,6 +208,9 @@ func (c *checker) countL2Tables(ctx context.Context, l1 []uint64, entryAt uint64
 		at := l1[k] & l1OffsetMask
 		if l1[k]&l1Reserved != 0 {
 			c.corruption("l1 entry at %#x is %#x: reserved bits are set", entryAt+uint64(k)*l1EntrySize, l1[k])
+		}
+		if active {
+			c.noteL1(at, c.clusterSize())
 		}
 		if err := c.count(at, c.clusterSize()); err != nil {
 			return 0, err

@@ -177,7 +177,9 @@ func repairBoth(t testing.TB, dir string, b []byte, all bool) {
 	if after := report(res); after.CheckErrors == 0 && (got.Corruptions != after.Corruptions || got.Leaks != after.Leaks || got.ImageEnd != after.ImageEnd) {
 		t.Errorf("repair %s: qemu-img finds %+v in what we repaired, and we %+v", how, got, after)
 	}
-	if want.clean() && !got.clean() && want.ImageEnd <= got.ImageEnd { // it may have made the file longer
+	// It may have made the file longer, up to what lay past its end.
+	beyond := strings.Contains(strings.Join(res.Errors, "\n"), "past the end")
+	if want.clean() && !got.clean() && !beyond {
 		t.Errorf("repair %s: qemu-img finds\n%+v in ours\n%+v in what it repaired itself\n%s", how, got, want, strings.Join(res.Errors[:min(len(res.Errors), 12)], "\n"))
 	}
 	if fixed.CorruptionsFixed != res.CorruptionsFixed || fixed.LeaksFixed != res.LeaksFixed {

@@ -101,7 +101,10 @@ func (m *MemFile) read(p []byte, off int64) (n int, err error) {
 	if err := m.usable(); err != nil {
 		return 0, err
 	}
-	if off >= m.size && len(p) > 0 {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if off >= m.size {
 		return 0, io.EOF
 	}
 	if left := m.size - off; int64(len(p)) > left {
