@@ -22,7 +22,7 @@ SOAK         ?= 1h
 # What the tests and the benchmarks run beside extentd, as COMMAND:DEBIAN-PACKAGE.
 # The race detector needs a C compiler; the product does not.
 TEST_NEEDS  := qemu-img:qemu-utils curl:curl gcc:gcc gcc:libc6-dev
-BENCH_NEEDS := nginx:nginx-light wrk:wrk curl:curl nbdcopy:libnbd-bin qemu-img:qemu-utils
+BENCH_NEEDS := nginx:nginx-light wrk:wrk curl:curl nbdcopy:libnbd-bin fio:fio qemu-img:qemu-utils
 
 TOOLS := $(addprefix $(BIN)/,oapi-codegen golangci-lint gotestsum)
 

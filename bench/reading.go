@@ -67,7 +67,7 @@ func (s *setup) readBesideNBD(ctx context.Context, results *table, what, image s
 	if err != nil {
 		return err
 	}
-	uri, p, err := s.serveNBD(ctx, image)
+	uri, p, err := s.serveNBD(ctx, image, false)
 	if err != nil {
 		return err
 	}

@@ -31,8 +31,9 @@ func (s *setup) serve(ctx context.Context) (*extentd, error) {
 }
 
 // serveFresh starts another extentd, which has nothing open yet.
-func (s *setup) serveFresh(ctx context.Context) (*extentd, error) {
-	cmd := exec.CommandContext(ctx, s.binary, "serve", "--listen", "127.0.0.1:0", s.images)
+func (s *setup) serveFresh(ctx context.Context, flags ...string) (*extentd, error) {
+	args := append([]string{"serve", "--listen", "127.0.0.1:0"}, flags...)
+	cmd := exec.CommandContext(ctx, s.binary, append(args, s.images)...)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -91,13 +92,22 @@ func (e *extentd) statusField(name string) (int64, error) {
 }
 
 // readSoFar is how many bytes the process has read by system calls.
-func (e *extentd) readSoFar() (int64, error) {
+func (e *extentd) readSoFar() (int64, error) { return e.ioField("rchar") }
+
+// writtenSoFar is how many bytes the process has written by system calls.
+func (e *extentd) writtenSoFar() (int64, error) { return e.ioField("wchar") }
+
+func (e *extentd) ioField(name string) (int64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", e.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
 	}
-	first, _, _ := strings.Cut(string(text), "\n")
-	return strconv.ParseInt(strings.TrimSpace(strings.TrimPrefix(first, "rchar:")), 10, 64)
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, name+":"); ok {
+			return strconv.ParseInt(strings.TrimSpace(rest), 10, 64)
+		}
+	}
+	return 0, fmt.Errorf("no %s in what the process has read and written", name)
 }
 
 // serveNginx starts nginx once, on the directory of the images, and returns
@@ -165,10 +175,14 @@ func dial(network, address string) error {
 }
 
 // serveNBD starts a qemu-nbd of an image and returns its URI.
-func (s *setup) serveNBD(ctx context.Context, image string) (uri string, p *process, err error) {
+func (s *setup) serveNBD(ctx context.Context, image string, writable bool) (uri string, p *process, err error) {
 	socket := filepath.Join(s.dir, image+".nbd")
 	format := strings.TrimPrefix(filepath.Ext(image), ".")
-	cmd := exec.CommandContext(ctx, "qemu-nbd", "-r", "-t", "-e", "16", "-f", format, "-k", socket, image)
+	args := []string{"-t", "-e", "16", "--discard=unmap", "-f", format, "-k", socket, image}
+	if !writable {
+		args = append(args, "-r")
+	}
+	cmd := exec.CommandContext(ctx, "qemu-nbd", args...)
 	cmd.Dir, cmd.Stderr = s.images, io.Discard // it complains of clients that hang up
 	if p, err = s.start(cmd); err != nil {
 		return "", nil, err

@@ -22,6 +22,7 @@ type setup struct {
 	rounds int
 
 	made    map[string]bool // data files by name
+	named   int             // images that were made anew
 	servers []*process
 	extentd *extentd
 	nginx   string // its URL, "" before it is started

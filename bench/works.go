@@ -18,6 +18,11 @@ func works() []work {
 		{"zlib", func(ctx context.Context, s *setup, results *table) error { return readPacked(ctx, s, results, "zlib") }},
 		{"zstd", func(ctx context.Context, s *setup, results *table) error { return readPacked(ctx, s, results, "zstd") }},
 		{"cold", coldRange},
+		{"write", writeSequentially},
+		{"overwrite", overwrite},
+		{"allocate", allocate},
+		{"clear", clearWhole},
+		{"check", checkWhole},
 	}
 }
 

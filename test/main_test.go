@@ -17,6 +17,7 @@ var seed = flag.Uint64("seed", uint64(time.Now().UnixNano()), "seed of the rando
 // Made by TestMain for all tests.
 var (
 	program string // the binary under test
+	racy    string // the same with the race detector, if the tests have it
 	scratch string // removed at the end
 	served  string // the directory of the images of kinds_test.go
 )
@@ -61,11 +62,22 @@ func run(m *testing.M) int {
 // EXTENTD_BINARY names.
 func buildProgram() error {
 	if built := os.Getenv("EXTENTD_BINARY"); built != "" {
-		program = built
+		program, racy = built, built
 		return nil
 	}
-	build := exec.Command("go", "build", "-o", program, "..")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	racy = program
+	if detector {
+		racy += "-race"
+		if err := goBuild("CGO_ENABLED=1", "-race", "-o", racy, ".."); err != nil {
+			return err
+		}
+	}
+	return goBuild("CGO_ENABLED=0", "-o", program, "..")
+}
+
+func goBuild(env string, args ...string) error {
+	build := exec.Command("go", append([]string{"build"}, args...)...)
+	build.Env = append(os.Environ(), env)
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build: %w\n%s", err, out)
 	}

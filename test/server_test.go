@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -50,11 +51,27 @@ func serve(t testing.TB, dir string, flags ...string) *server {
 	return serveAt(t, "127.0.0.1:0", dir, flags...)
 }
 
+// serveRacy starts a server that looks for its own data races.
+func serveRacy(t testing.TB, dir string, flags ...string) *server {
+	t.Helper()
+	return start(t, exec.Command(racy, serveArgs("127.0.0.1:0", dir, flags...)...))
+}
+
 func serveAt(t testing.TB, address, dir string, flags ...string) *server {
 	t.Helper()
-	args := append([]string{"serve", "--listen", address}, flags...)
+	return start(t, exec.Command(program, serveArgs(address, dir, flags...)...))
+}
+
+func serveArgs(address, dir string, flags ...string) []string {
+	return append(append([]string{"serve", "--listen", address}, flags...), dir)
+}
+
+// start starts a server that a command describes, and stops it at the end of
+// the test.
+func start(t testing.TB, cmd *exec.Cmd) *server {
+	t.Helper()
 	s := &server{
-		t: t, cmd: exec.Command(program, append(args, dir)...), stderr: &output{}, exited: make(chan error, 1),
+		t: t, cmd: cmd, stderr: &output{}, exited: make(chan error, 1),
 		client: &http.Client{
 			Timeout:   2 * time.Minute,
 			Transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 16},
@@ -135,6 +152,16 @@ func (s *server) checkLog() {
 	if s.t.Failed() && s.stderr.String() != "" {
 		s.t.Logf("the server's log:\n%s", s.stderr)
 	}
+}
+
+// awaitClosed waits until the process has a file closed.
+func (s *server) awaitClosed(path string) error {
+	for deadline := time.Now().Add(10 * time.Second); slices.Contains(s.openFiles(), path); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s is still open after 10 s", path)
+		}
+	}
+	return nil
 }
 
 // peakMemory is the most memory that the process had resident, bytes.
