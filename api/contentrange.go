@@ -25,6 +25,8 @@ func bodyRange(h http.Header, size int64) (byteRange, error) {
 	switch {
 	case !ok:
 		return r, invalid("Content-Range", ruleSyntax, "must be bytes FIRST-LAST/* or bytes FIRST-LAST/SIZE")
+	case r.n < 0:
+		return byteRange{}, invalid("Content-Range", ruleSyntax, "has a last position before the first")
 	case total >= 0 && total != size:
 		return r, invalid("Content-Range", ruleConflict, fmt.Sprintf("says that the size is %d, which is %d", total, size))
 	}

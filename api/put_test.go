@@ -143,7 +143,7 @@ func TestPutRefused(t *testing.T) {
 			{400, "invalid-request", "Content-Range", "syntax", 10, "", []string{"Content-Range", "lines 0-9/*"}},
 			{400, "invalid-request", "Content-Range", "repeated", 10, "", []string{"Content-Range", "bytes 0-9/*", "Content-Range", "bytes 0-9/*"}},
 			{400, "invalid-request", "Content-Range", "conflict", 10, "", []string{"Content-Range", "bytes 0-9/10"}},
-			{400, "out-of-range", "", "", 10, "", []string{"Content-Range", "bytes 9-0/*"}},
+			{400, "invalid-request", "", "", 10, "", []string{"Content-Range", "bytes 9-0/*"}},
 			{400, "out-of-range", "", "", 10, "", []string{"Content-Range", fmt.Sprintf("bytes %d-%d/*", diskSize-9, diskSize)}},
 			{400, "out-of-range", "", "", 10, "", []string{"Content-Range", "bytes 9223372036854775800-9223372036854775807/*"}},
 			{400, "invalid-request", "Content-Length", "conflict", 9, "", []string{"Content-Range", "bytes 0-9/*"}},

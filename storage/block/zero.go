@@ -192,8 +192,11 @@ func (w *writer) clearRun(ctx context.Context, lo, hi int64, kind storage.Target
 	return err
 }
 
-// writeZeros writes zeros where [lo, hi) does not read as zeros.
+// writeZeros writes zeros where [lo, hi) does not read as zeros. It asks layers
+// for holes that are as cheap to read: what is zero below needs no blocks here.
 func (w *writer) writeZeros(ctx context.Context, lo, hi int64) error {
+	w.c.wide = true
+	defer func() { w.c.wide = false }()
 	for lo < hi {
 		m, err := w.c.resolve(ctx, lo, min(hi, lo+zeroChunk))
 		if err != nil {

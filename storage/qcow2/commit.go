@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 )
@@ -19,7 +20,9 @@ import (
 //	   anything refers to them. Otherwise another program could hand them out
 //	   a second time, or a guest could read what a stranger had left there.
 //	B  Entries of the refcount table for new blocks, and a sync. A block that
-//	   was not durable when its entry is would supply arbitrary refcounts.
+//	   was not durable when its entry is would supply arbitrary refcounts. A
+//	   new block lies where it counts itself, or one that is named on disk
+//	   counts it: entries may reach the disk in any order.
 //	C  L2 slices and pages of the L1 table, in any order: a new L2 table is
 //	   empty on disk since A, a copied one says what the old one does, so an
 //	   L1 entry may come before the entries below it, or after. Sync.
@@ -33,6 +36,7 @@ type batch struct {
 	slices []*slice
 	pages  []*slice
 	pieces []piece // of the refcount table
+	fresh  []int64 // blocks that they name and the table on disk may not
 	moves  int     // of the refcount table, when they were taken
 }
 
@@ -146,8 +150,13 @@ func (w *writer) writeOut(ctx context.Context, release, all bool) error {
 		err = w.syncing(ctx, release, w.data != w.node)
 	}
 	if err == nil && len(b.pieces) > 0 && b.moves == w.table.moves { // else moving it wrote all of it
-		if err = w.writePieces(ctx, b); err == nil {
+		if err = w.writePieces(ctx, b.pieces); err == nil {
 			err = w.syncing(ctx, release, false)
+		}
+	}
+	if err == nil {
+		for _, number := range b.fresh {
+			delete(w.table.fresh, number)
 		}
 	}
 	if err == nil && linking {
@@ -226,6 +235,7 @@ func (w *writer) prepare(ctx context.Context, b *batch, linking, all bool) error
 		return err
 	}
 	b.pieces = w.takePieces()
+	b.fresh = slices.Collect(maps.Keys(w.table.fresh))
 	return nil
 }
 
@@ -243,8 +253,8 @@ func (w *writer) takePieces() []piece {
 	return pieces
 }
 
-func (w *writer) writePieces(ctx context.Context, b *batch) error {
-	for _, p := range b.pieces {
+func (w *writer) writePieces(ctx context.Context, pieces []piece) error {
+	for _, p := range pieces {
 		at := w.table.at + hostOffset(p.number*w.pieceSize)
 		if err := w.checkOverlap(ctx, int64(at), w.pieceSize, metaRefcountTable); err != nil {
 			return err

@@ -222,7 +222,7 @@ func (s *spec) at(guest int64) (e extent, ok bool) {
 		e.Status &^= storage.OffsetValid
 	default:
 		e.Node, e.NodeOffset = "image", int64(host)+guest%cluster
-		if e.Status != isReserved && word&copied != 0 {
+		if word&copied != 0 {
 			e.Flags |= storage.Writable
 		}
 	}

@@ -24,8 +24,9 @@ type refcountTable struct {
 	free    []int32    // free clusters by block; unknownFree
 	blocks  map[int64]*refcountBlock
 	dirty   map[int64]*refcountBlock
+	fresh   map[int64]struct{} // blocks that the table on disk may not name yet
 	changed map[int64]struct{} // pieces of the table that the file does not have yet
-	moves   int                // how often it was moved
+	moves   int                // how often it was written outside of a commit
 	growing bool
 }
 
@@ -68,6 +69,7 @@ func (w *writer) loadTable(ctx context.Context) error {
 		entries: decodeEntries(b),
 		blocks:  make(map[int64]*refcountBlock),
 		dirty:   make(map[int64]*refcountBlock),
+		fresh:   make(map[int64]struct{}),
 		changed: make(map[int64]struct{}),
 	}
 	t.free = make([]int32, len(t.entries))

@@ -16,6 +16,9 @@ func (w *writer) take(ctx context.Context, n int64, contiguous bool) (run, error
 		if err != nil {
 			return run{}, err
 		}
+		if !contiguous {
+			r = w.beforeMissing(r)
+		}
 		added, err := w.addBlocks(ctx, r)
 		if err != nil {
 			return run{}, err
@@ -121,38 +124,86 @@ func nextRefcount(b []byte, order uint32, k, end int, zero bool) int {
 	return end
 }
 
-// addBlocks adds the refcount blocks that r, which is free, lacks: in the first
-// clusters of r itself, so that a block may count itself. It reports whether it
-// added any, or made room for them.
+// addBlocks adds the first refcount block that r, which is free, lacks: in the
+// first cluster of r, where it counts itself, or is counted by a block that the
+// table on disk names. Blocks that depended on each other could be cut apart by
+// a crash. It reports whether it added one, or made room for it.
 func (w *writer) addBlocks(ctx context.Context, r run) (bool, error) {
 	t := &w.table
-	var missing []int64
+	number := r.start >> t.perBits
 	last := (r.end() - 1) >> t.perBits
-	for number := r.start >> t.perBits; number <= last; number++ {
-		if !t.has(number) {
-			missing = append(missing, number)
-		}
+	for number <= last && t.has(number) {
+		number++
 	}
-	if len(missing) == 0 {
+	if number > last {
 		return false, nil
 	}
 	if last >= int64(len(t.entries)) {
 		return true, w.growTable(ctx, last+1)
 	}
-	home := run{r.start, int64(len(missing))}
+	if _, fresh := t.fresh[r.start>>t.perBits]; fresh {
+		if err := w.linkBlocks(ctx); err != nil {
+			return false, err
+		}
+	}
+	home := run{r.start, 1}
 	if err := w.initialize(ctx, home, metaRefcountBlock); err != nil {
 		return false, fmt.Errorf("qcow2: new refcount block at %#x: %w", home.start<<w.clusterBits, err)
 	}
-	for k, number := range missing {
-		at := (home.start + int64(k)) << w.clusterBits
-		b := &refcountBlock{number: number, at: hostOffset(at), bytes: make([]byte, w.clusterSize())}
-		t.entries[number] = uint64(at)
-		t.free[number] = int32(t.per())
-		t.blocks[number], t.dirty[number] = b, b
-		t.changed[number*8/w.pieceSize] = struct{}{}
-	}
+	at := home.start << w.clusterBits
+	b := &refcountBlock{number: number, at: hostOffset(at), bytes: make([]byte, w.clusterSize())}
+	t.entries[number] = uint64(at)
+	t.free[number] = int32(t.per())
+	t.blocks[number], t.dirty[number] = b, b
+	t.fresh[number] = struct{}{}
+	t.changed[number*8/w.pieceSize] = struct{}{}
 	w.high = max(w.high, home.end())
 	return true, w.raise(ctx, home)
+}
+
+// beforeMissing is the beginning of r that needs no block that depends on one
+// which the table on disk does not name yet.
+func (w *writer) beforeMissing(r run) run {
+	t := &w.table
+	number := r.start >> t.perBits
+	if _, fresh := t.fresh[number]; t.has(number) && !fresh {
+		return r
+	}
+	for last := (r.end() - 1) >> t.perBits; number < last; {
+		if number++; !t.has(number) {
+			r.count = number<<t.perBits - r.start
+			break
+		}
+	}
+	return r
+}
+
+// linkBlocks makes the table on disk name all blocks. A table that is being
+// moved will do so at its new place. w.mu must be held.
+func (w *writer) linkBlocks(ctx context.Context) error {
+	t := &w.table
+	if t.growing {
+		return nil
+	}
+	for number := range t.fresh { // a commit under way may have taken them out
+		t.changed[number*8/w.pieceSize] = struct{}{}
+	}
+	if err := w.writeBlocks(ctx); err != nil {
+		return err
+	}
+	if err := w.sync(ctx); err != nil {
+		return err
+	}
+	pieces := w.takePieces()
+	if err := w.writePieces(ctx, pieces); err != nil {
+		return w.outOfService(err)
+	}
+	if err := w.sync(ctx); err != nil {
+		return err
+	}
+	clear(t.fresh)
+	t.moves++ // such a commit must not write what is older
+	return nil
 }
 
 // initialize zeros new metadata clusters on disk, at once: where there is no
@@ -251,5 +302,6 @@ func (w *writer) moveTable(ctx context.Context, at hostOffset) error {
 	t.at = at
 	t.moves++
 	clear(t.changed)
+	clear(t.fresh)
 	return nil
 }
