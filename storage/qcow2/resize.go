@@ -1,6 +1,7 @@
 package qcow2
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -23,8 +24,10 @@ var _ storage.Resizer = (*Image)(nil)
 //     points to it, and so are the zeros over a backing before the size is there
 //     to show them.
 //   - Shrinking: the size is durable before what lies beyond it is given back.
-//     Where that is cut off the clusters stay in use, until the image grows over
-//     them: what is left beyond the size is freed before the size grows.
+//     Where that is cut off, or fails, the clusters stay in use until the image
+//     grows over them or shrinks again: what is left beyond the size is freed
+//     before the size grows. The size has changed all the same, so that only
+//     what takes the image out of service is an error by then.
 func (i *Image) Resize(ctx context.Context, size int64, opt storage.ResizeOptions) error {
 	if size < 0 || size > storage.MaxSize {
 		return fmt.Errorf("qcow2: resize: %w", invalid("size", "is %d, must be 0 to %d", size, storage.MaxSize))
@@ -160,11 +163,11 @@ func (r *resizing) growL1(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, r.dropMetadata(ctx, at, clusters, metaL1))
 	}
-	err = r.writeHeaderFields(ctx, func(h *header) {
+	err = r.setHeader(ctx, func(h *header) {
 		h.l1Offset, h.l1Size = uint64(at), uint32(entries)
 	})
-	if err != nil {
-		return err
+	if err != nil { // the header does not refer to it, or nothing is written any more
+		return errors.Join(err, r.dropMetadata(ctx, at, clusters, metaL1))
 	}
 	if err := r.sync(ctx); err != nil {
 		return err
@@ -223,42 +226,57 @@ func (r *resizing) growData(ctx context.Context) error {
 
 // setSize changes the size, on disk and for everyone here.
 func (r *resizing) setSize(ctx context.Context) error {
-	if err := r.writeHeaderFields(ctx, func(h *header) { h.size = uint64(r.size) }); err != nil {
+	if err := r.setHeader(ctx, func(h *header) { h.size = uint64(r.size) }); err != nil {
 		return err
 	}
 	return r.sync(ctx)
 }
 
+// setHeader is writeHeaderFields where a failure tells that the header is what
+// it was, or has taken the image out of service. A lack of space alone does not
+// tell: where blocks are larger than sectors, some may have been written.
+func (r *resizing) setHeader(ctx context.Context, edit func(h *header)) error {
+	err := r.writeHeaderFields(ctx, edit)
+	if err == nil || r.failure.Load() != nil {
+		return err
+	}
+	want := r.state.Load().header.encode()
+	got := make([]byte, len(want))
+	if failed := r.src.read(context.WithoutCancel(ctx), got, 0); failed != nil || !bytes.Equal(got, want) {
+		return r.outOfService(fmt.Errorf("header: %w", errors.Join(err, failed)))
+	}
+	return err
+}
+
 // shrink makes the image smaller, and gives back what lay beyond the new size.
-// That there is no space for a copy of a shared table keeps what it maps in use,
-// and is no failure: the size is smaller by then.
+// What of that fails is left behind, unless it took the image out of service: a
+// caller told of an error would go on with the old size.
 func (r *resizing) shrink(ctx context.Context) error {
 	if err := r.setSize(ctx); err != nil {
 		return err
 	}
 	ctx = context.WithoutCancel(ctx)
-	err := r.discard(ctx)
-	if err != nil && !errors.Is(err, storage.ErrNoSpace) {
+	if err := r.discard(ctx); err != nil && r.failure.Load() != nil {
 		return err
 	}
-	if !r.info.HasDataFile {
-		return nil
-	}
-	if err := r.data.Truncate(ctx, int64(r.size)); err != nil {
-		return fmt.Errorf("qcow2: external data file: %w", err)
+	if r.info.HasDataFile {
+		_ = r.data.Truncate(ctx, int64(r.size)) // growData cuts off what is left
 	}
 	return nil
 }
 
-// discard gives back what lies beyond the size, L2 tables too.
+// discard gives back what lies beyond the size, L2 tables too: everything that
+// the L1 table has there, since an earlier resize may have left something beyond
+// the old size as well.
 func (r *resizing) discard(ctx context.Context) error {
-	beyond := &change{kind: storage.ToUnmapped, at: r.whole(r.size), end: r.whole(r.old)}
+	tables := int64(r.state.Load().header.l1Size)
+	end := guestOffset(tables) << r.tableSpanBits // at most 2^61
+	beyond := &change{kind: storage.ToUnmapped, at: r.whole(r.size), end: end}
 	if err := r.update(ctx, beyond); err != nil {
 		return err
 	}
 	span := guestOffset(1) << r.tableSpanBits
-	first, last := ceilDiv(int64(r.size), int64(span)), ceilDiv(int64(r.old), int64(span))
-	for at, end := guestOffset(first)*span, guestOffset(last)*span; at < end; {
+	for at := guestOffset(ceilDiv(int64(r.size), int64(span))) * span; at < end; {
 		page, err := r.l1At(ctx, at)
 		if err != nil {
 			return err
@@ -277,9 +295,6 @@ func (r *resizing) discard(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := r.writeBack(ctx); err != nil {
-		return err
-	}
-	r.l2.clear() // slices of tables that are gone
-	return nil
+	r.l2.clear() // slices of tables that are gone, none of them dirty since update
+	return r.writeBack(ctx)
 }

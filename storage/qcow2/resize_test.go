@@ -2,8 +2,10 @@ package qcow2_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"github.com/extentd/extentd/storage"
@@ -230,5 +232,140 @@ func checkResized(t *testing.T, w *written, cut *storagetest.MemFile, sizes, bef
 			return fmt.Errorf("byte %d of %d is %d", off, i.Size(), b)
 		}
 	}
+	return shrinkWhole(t, node, i)
+}
+
+// shrinkWhole makes the image that a crash has left smaller yet: what was beyond
+// the size already is given back too.
+func shrinkWhole(t *testing.T, node *storage.Node, i *qcow2.Image) error {
+	ctx := t.Context()
+	if _, err := qcow2.Check(ctx, node, qcow2.CheckOptions{Repair: qcow2.RepairAll}); err != nil {
+		return err
+	}
+	if err := i.StartWriting(ctx); err != nil {
+		return err
+	}
+	if err := i.Resize(ctx, 512, storage.ResizeOptions{Shrink: true}); err != nil {
+		return err
+	}
+	if err := i.Close(); err != nil {
+		return err
+	}
+	res, err := qcow2.Check(ctx, node, qcow2.CheckOptions{})
+	if err != nil || !res.Clean() {
+		return fmt.Errorf("made smaller: %+v, %w", res, err)
+	}
 	return nil
+}
+
+// A resizeFault fails operations of a kind, the nth from 1 on.
+type resizeFault struct {
+	kind storagetest.OpKind
+	err  error
+	half bool // a part of a write is done
+}
+
+// TestResizeFaults fails each operation of a resize in turn: it has succeeded, or
+// the size is what it was, or the image is out of service. Where it is not,
+// everything goes on, and nothing has leaked but by a failed read.
+func TestResizeFaults(t *testing.T) {
+	broken := errors.New("broken")
+	for _, k := range []struct {
+		options string
+		block   int64 // of the nodes
+		prepare func(t testing.TB, dir string)
+	}{
+		{"cluster_size=512", 0, nil},
+		{"cluster_size=4k", 4 << 10, nil},
+		{"cluster_size=512", 0, snapshots},
+		{"data_file=data,cluster_size=512", 0, nil},
+		{"data_file=data,data_file_raw=on,cluster_size=512", 0, nil},
+	} {
+		w := newWritten(t, 300<<10, k.options, func(dir string) {
+			if k.prepare != nil {
+				k.prepare(t, dir)
+			}
+		})
+		w.write(bytes.Repeat([]byte{1}, len(w.model)), 0)
+		w.ok(w.image.Close())
+		for _, f := range []resizeFault{
+			{storagetest.OpWrite, storage.ErrNoSpace, false},
+			{storagetest.OpWrite, storage.ErrNoSpace, true},
+			{storagetest.OpWrite, broken, false},
+			{storagetest.OpTruncate, storage.ErrNoSpace, false},
+			{storagetest.OpTruncate, broken, false},
+			{storagetest.OpFlush, broken, false},
+			{storagetest.OpTrim, broken, false},
+			{storagetest.OpRead, broken, false},
+		} {
+			for _, size := range []int64{20 << 10, 4 << 20} {
+				for nth := int64(1); testResizeFault(t, w, k.block, size, nth, f); nth += 1 + nth/8 {
+					if t.Failed() {
+						t.Fatalf("%q: resize to %d, operation %d of %+v", k.options, size, nth, f)
+					}
+				}
+			}
+		}
+	}
+}
+
+// testResizeFault reports whether the fault came about.
+func testResizeFault(t *testing.T, from *written, block, size, nth int64, f resizeFault) bool {
+	t.Helper()
+	var armed atomic.Bool
+	var count atomic.Int64
+	hooked := func(file *storagetest.MemFile) *storagetest.MemFile {
+		m := storagetest.NewMemFileWith(storagetest.MemOptions{
+			Limits: storage.Limits{Minimum: block},
+			Hook: func(_ context.Context, op *storagetest.Op) error {
+				if op.Kind != f.kind || !armed.Load() || count.Add(1) != nth {
+					return nil
+				}
+				if f.half && op.Length > 512 {
+					op.Length = op.Length / 1024 * 512
+				}
+				return f.err
+			},
+		})
+		m.Put(file.Bytes(), 0)
+		return m
+	}
+	w := &written{t: t, dir: from.dir, file: hooked(from.file), model: from.model}
+	if from.data != nil {
+		w.data = hooked(from.data)
+	}
+	w.open()
+	old := w.image.Size()
+	armed.Store(true)
+	err := w.image.Resize(t.Context(), size, storage.ResizeOptions{Shrink: true})
+	armed.Store(false)
+	failed := w.image.Failed()
+	if failed != errors.Is(err, storage.ErrOutOfService) {
+		t.Errorf("Resize = %v, out of service: %v", err, failed)
+	}
+	want := size
+	if err != nil {
+		want = old
+	}
+	if got := w.image.Size(); got != want && !failed {
+		t.Errorf("Resize = %v, and the size is %d, want %d", err, got, want)
+	}
+	if failed {
+		w.image.Close()
+		w.open()
+		want = w.image.Size()
+	}
+	w.model = append(bytes.Clone(w.model[:min(want, old)]), make([]byte, max(0, want-old))...)
+	w.compare()
+	w.resize(1 << 20)
+	w.compare()
+	w.resize(64 << 10)
+	w.ok(w.image.Close())
+	res, err := qcow2.Check(t.Context(), w.node, qcow2.CheckOptions{OpenData: func(context.Context, string) (*storage.Node, error) {
+		return storage.NewNode("data", w.data, storage.NodeOptions{}), nil
+	}})
+	if err != nil || res.Corruptions > 0 || res.Leaks > 0 && !failed && f.kind != storagetest.OpRead {
+		t.Errorf("Check = %+v, %v", res, err)
+	}
+	return count.Load() >= nth
 }
