@@ -145,11 +145,15 @@ func TestDraftRefuses(t *testing.T) {
 func TestDraftsRace(t *testing.T) {
 	dir := t.TempDir()
 	d := openDir(t, dir)
-	var published atomic.Int64
-	var wg sync.WaitGroup
-	for k := range 8 {
+	var drafts []*file.Draft // all of them before one is published: then there is a file of the name
+	for range 8 {
 		draft, err := d.Create(t.Context(), "image")
 		must(t, err)
+		drafts = append(drafts, draft)
+	}
+	var published atomic.Int64
+	var wg sync.WaitGroup
+	for k, draft := range drafts {
 		wg.Go(func() {
 			defer draft.File().Close()
 			if _, err := draft.File().WriteAt(t.Context(), []byte{byte('0' + k)}, 0); err != nil {
