@@ -16,7 +16,7 @@ import (
 )
 
 // A Draft is a new file that has no name of its own yet: it lies beside where it
-// is to be, as .NAME.XXXXXXXX.tmp, open for writing and locked, until it is
+// is to be, as .NAME.RANDOM.tmp, open for writing and locked, until it is
 // published or discarded. What a crash leaves behind of it is never listed, and
 // nobody needs it. Safe for concurrent use.
 type Draft struct {
