@@ -12,7 +12,7 @@ var (
 	// ErrOutOfRange: offset and length do not lie inside the image or file.
 	ErrOutOfRange = errors.New("out of range")
 	// ErrMisaligned: the request is no multiple of the minimum block size.
-	// The error is a *MisalignedError.
+	// The error is a *MisalignedError, or a *TooLongError.
 	ErrMisaligned = errors.New("misaligned")
 	// ErrCorrupt: the image's metadata or a compressed cluster contradicts
 	// its format's specification. The image is not served.
@@ -45,6 +45,9 @@ var (
 	// ErrInvalid: an option cannot have this value. The error is an
 	// *InvalidError.
 	ErrInvalid = errors.New("invalid option")
+	// ErrChanged: a remote file is no longer the one that was opened. What was
+	// read before belongs to the old one; it must be opened anew.
+	ErrChanged = errors.New("changed underneath")
 	// ErrClosed: the mapper or node has been closed.
 	ErrClosed = errors.New("closed")
 	// ErrContract: a mapper or node broke the rules of this package; it is a
@@ -64,6 +67,20 @@ func (e *MisalignedError) Error() string {
 }
 
 func (e *MisalignedError) Unwrap() error { return ErrMisaligned }
+
+// A TooLongError says which request is longer than the node takes at a time. It
+// wraps [ErrMisaligned]: it is for the caller to split.
+type TooLongError struct {
+	Limit          Limit // max_data, max_trim or max_zero
+	Most           int64 // its value, bytes
+	Offset, Length int64 // as requested, bytes
+}
+
+func (e *TooLongError) Error() string {
+	return fmt.Sprintf("length %d at %d is more than %v, %d", e.Length, e.Offset, e.Limit, e.Most)
+}
+
+func (e *TooLongError) Unwrap() error { return ErrMisaligned }
 
 // An InvalidError says which option has a value that it cannot have, alone or
 // beside the others. It wraps [ErrInvalid].

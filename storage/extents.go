@@ -103,3 +103,24 @@ func (l *ExtentList) Find(off int64) int {
 	}
 	return i
 }
+
+// A mark is a state of a list to which it can go back.
+type mark struct {
+	n    int
+	tail int64 // the last mapping's length
+}
+
+func (l *ExtentList) mark() mark {
+	m := mark{n: len(l.mappings)}
+	if m.n > 0 {
+		m.tail = l.mappings[m.n-1].Length
+	}
+	return m
+}
+
+func (l *ExtentList) rewind(m mark) {
+	l.mappings = l.mappings[:m.n]
+	if m.n > 0 {
+		l.mappings[m.n-1].Length = m.tail
+	}
+}

@@ -44,6 +44,13 @@ type Limiter interface {
 	Limit(ctx context.Context, which Limit) (int64, error)
 }
 
+// An Advertiser tells of other limits than those that bind it, for clients that
+// follow advice.
+type Advertiser interface {
+	// Advertise is as [Limiter]'s Limit, for what is told.
+	Advertise(ctx context.Context, which Limit) (int64, error)
+}
+
 // Limits are the six together, complete and consistent when they come from
 // [ResolveLimits].
 type Limits struct {
@@ -54,47 +61,77 @@ type Limits struct {
 // larger than the bounds, and refuses what contradicts them. A nil Limiter
 // gives the defaults.
 func ResolveLimits(ctx context.Context, from Limiter) (Limits, error) {
-	var v [limitCount]int64
-	if from != nil {
-		for which := range v {
-			n, err := from.Limit(ctx, Limit(which))
-			if err != nil {
-				return Limits{}, fmt.Errorf("limit %v: %w", Limit(which), err)
-			}
-			v[which] = n
+	var l Limits
+	for which := range limitCount {
+		if err := l.ask(ctx, from, which); err != nil {
+			return Limits{}, err
 		}
 	}
-	return Limits{v[Minimum], v[Preferred], v[MaxData], v[MaxTrim], v[MaxZero], v[MaxCache]}.Complete()
+	return l, nil
+}
+
+// ask sets one limit, once those that bound it are set: see [Limit.bounds].
+func (l *Limits) ask(ctx context.Context, from Limiter, which Limit) error {
+	var v int64
+	if from != nil {
+		var err error
+		if v, err = from.Limit(ctx, which); err != nil {
+			return fmt.Errorf("limit %v: %w", which, err)
+		}
+	}
+	return l.set(which, v)
 }
 
 // Complete fills the zero fields with their defaults, clamps the maxima, and
 // reports an error that wraps [ErrContract] where a constraint is broken.
 func (l Limits) Complete() (Limits, error) {
-	l.Minimum = or(l.Minimum, 1)
-	if l.Minimum < 1 || l.Minimum > maxMinimum || !powerOfTwo(l.Minimum) {
-		return l, limitError(Minimum, l.Minimum, "a power of two from 1 to 65536")
-	}
-	l.Preferred = or(l.Preferred, max(defaultPreferred, l.Minimum))
-	if l.Preferred < max(minPreferred, l.Minimum) || l.Preferred > maxPreferred || !powerOfTwo(l.Preferred) {
-		return l, limitError(Preferred, l.Preferred, "a power of two from max(512, minimum) to 2097152")
-	}
-	l.MaxData = min(or(l.MaxData, maxData), maxData)
-	if l.MaxData < l.Preferred || l.MaxData%l.Minimum != 0 {
-		return l, limitError(MaxData, l.MaxData, "a multiple of minimum, at least preferred")
-	}
-	most := int64(maxRequest) - l.Minimum
-	l.MaxTrim = min(or(l.MaxTrim, most), most)
-	l.MaxZero = min(or(l.MaxZero, most), most)
-	l.MaxCache = min(or(l.MaxCache, l.MaxData), most)
-	for _, m := range []struct {
-		which Limit
-		value int64
-	}{{MaxTrim, l.MaxTrim}, {MaxZero, l.MaxZero}, {MaxCache, l.MaxCache}} {
-		if m.value < l.MaxData || m.value%l.Minimum != 0 {
-			return l, limitError(m.which, m.value, "a multiple of minimum, at least max_data")
+	for which := range limitCount {
+		if err := l.set(which, *l.at(which)); err != nil {
+			return l, err
 		}
 	}
 	return l, nil
+}
+
+// Of is one of the limits.
+func (l *Limits) Of(which Limit) int64 { return *l.at(which) }
+
+func (l *Limits) at(which Limit) *int64 {
+	return [limitCount]*int64{&l.Minimum, &l.Preferred, &l.MaxData, &l.MaxTrim, &l.MaxZero, &l.MaxCache}[which]
+}
+
+// bounds reports whether the limit other depends on l.
+func (l Limit) bounds(other Limit) bool { return l < other && l <= MaxData }
+
+// set sets one limit to what the answer v means, beside those that bound it.
+func (l *Limits) set(which Limit, v int64) error {
+	var valid bool
+	var want string
+	switch which {
+	case Minimum:
+		v = or(v, 1)
+		valid, want = v <= maxMinimum && powerOfTwo(v), "a power of two from 1 to 65536"
+	case Preferred:
+		v = or(v, max(defaultPreferred, l.Minimum))
+		valid = v >= max(minPreferred, l.Minimum) && v <= maxPreferred && powerOfTwo(v)
+		want = "a power of two from max(512, minimum) to 2097152"
+	case MaxData:
+		v = min(or(v, maxData), maxData)
+		valid, want = v >= l.Preferred && v%l.Minimum == 0, "a multiple of minimum, at least preferred"
+	default:
+		most := int64(maxRequest) - l.Minimum
+		otherwise := most
+		if which == MaxCache {
+			otherwise = l.MaxData
+		}
+		v = min(or(v, otherwise), most)
+		valid, want = v >= l.MaxData && v%l.Minimum == 0, "a multiple of minimum, at least max_data"
+	}
+	if !valid {
+		return limitError(which, v, want)
+	}
+	*l.at(which) = v
+	return nil
 }
 
 // CheckAlignment reports a *MisalignedError when [off, off+n) does not begin

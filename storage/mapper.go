@@ -51,3 +51,9 @@ type File interface {
 	// Close releases the file. What is called after it fails with [ErrClosed].
 	Close() error
 }
+
+// A Sparse file may take less on disk than its size.
+type Sparse interface {
+	// Allocated is how many bytes the file takes.
+	Allocated(ctx context.Context) (int64, error)
+}

@@ -15,16 +15,16 @@ type NodeOptions struct {
 	Check bool
 }
 
-// A Node is an open protocol node: a [File] with a name, its limits asked once
-// and enforced before the file is. Safe for concurrent use.
+// A Node is an open protocol node or filter: a [File] with a name, its limits
+// asked once and enforced before the file is. Safe for concurrent use.
 type Node struct {
 	name   string
 	file   File
 	writer Writer // file, nil where it cannot be written to
 	check  bool
 
-	limits atomic.Pointer[Limits] // nil until asked for
-	mu     sync.Mutex             // held while the limits are asked for
+	limits [limitCount]atomic.Int64 // 0 until asked for
+	mu     sync.Mutex               // held while they are
 }
 
 // NewNode returns a node that owns f. The name stands in mappings and error
@@ -49,34 +49,72 @@ func (n *Node) Size(ctx context.Context) (int64, error) {
 	return size, nil
 }
 
-// Limits are the file's limits, complete; asked for at the first call and kept
-// for as long as the node is open. An error is not kept.
-func (n *Node) Limits(ctx context.Context) (Limits, error) {
-	if l := n.limits.Load(); l != nil {
-		return *l, nil
+// Limit is one of the file's limits, with the default in and clamped. It is
+// asked for at the first call, as are those that bound it, and kept for as long
+// as the node is open. An error is not kept.
+func (n *Node) Limit(ctx context.Context, which Limit) (int64, error) {
+	if which < 0 || which >= limitCount {
+		return 0, fmt.Errorf("%s: %w: %v", n.name, ErrContract, which)
+	}
+	if v := n.limits[which].Load(); v != 0 {
+		return v, nil
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if l := n.limits.Load(); l != nil {
-		return *l, nil
+	var l Limits
+	for w := range which + 1 {
+		if w != which && !w.bounds(which) {
+			continue
+		}
+		if *l.at(w) = n.limits[w].Load(); l.Of(w) != 0 {
+			continue
+		}
+		if err := l.ask(ctx, n.file, w); err != nil {
+			return 0, fmt.Errorf("%s: %w", n.name, err)
+		}
+		n.limits[w].Store(l.Of(w))
 	}
-	l, err := ResolveLimits(ctx, n.file)
-	if err != nil {
-		return Limits{}, fmt.Errorf("%s: %w", n.name, err)
+	return l.Of(which), nil
+}
+
+// Limits are all of the file's limits, as Limit gives them.
+func (n *Node) Limits(ctx context.Context) (Limits, error) {
+	var l Limits
+	for which := range limitCount {
+		v, err := n.Limit(ctx, which)
+		if err != nil {
+			return Limits{}, err
+		}
+		*l.at(which) = v
 	}
-	n.limits.Store(&l)
 	return l, nil
 }
 
-// ReadAt reads len(p) bytes from off, as [File] does. A request that is no
-// multiple of the minimum, the end of the file excepted, fails as misaligned
-// before the file is asked.
-func (n *Node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
-	l, err := n.Limits(ctx)
-	if err != nil {
-		return 0, err
+// Advertised are the limits that clients are told of: those that bind, unless
+// the file is an [Advertiser]. They are not kept.
+func (n *Node) Advertised(ctx context.Context) (Limits, error) {
+	a, advertises := n.file.(Advertiser)
+	if !advertises {
+		return n.Limits(ctx)
 	}
-	if err := n.checkAlignment(ctx, l, off, int64(len(p))); err != nil {
+	l, err := ResolveLimits(ctx, advertised{a})
+	if err != nil {
+		return Limits{}, fmt.Errorf("%s: advertised %w", n.name, err)
+	}
+	return l, nil
+}
+
+type advertised struct{ Advertiser }
+
+func (a advertised) Limit(ctx context.Context, which Limit) (int64, error) {
+	return a.Advertise(ctx, which)
+}
+
+// ReadAt reads len(p) bytes from off, as [File] does. A request that is longer
+// than the limit MaxData, or no multiple of the minimum, the end of the file
+// excepted, fails as misaligned before the file is asked.
+func (n *Node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if err := n.checkLimits(ctx, MaxData, off, int64(len(p))); err != nil {
 		return 0, err
 	}
 	read, err := n.file.ReadAt(ctx, p, off)
@@ -86,20 +124,30 @@ func (n *Node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	return read, err
 }
 
-func (n *Node) checkAlignment(ctx context.Context, l Limits, off, length int64) error {
-	if (off|length)&(l.Minimum-1) == 0 {
-		return nil
+// checkLimits checks a request against the minimum and the most that the node
+// takes of its kind.
+func (n *Node) checkLimits(ctx context.Context, which Limit, off, length int64) error {
+	most, err := n.Limit(ctx, which)
+	if err != nil {
+		return err
+	}
+	if length > most {
+		return fmt.Errorf("%s: %w", n.name, &TooLongError{Limit: which, Most: most, Offset: off, Length: length})
+	}
+	minimum, err := n.Limit(ctx, Minimum)
+	if err != nil || (off|length)&(minimum-1) == 0 {
+		return err
 	}
 	size, err := n.Size(ctx)
 	if err != nil {
 		return err
 	}
-	return l.CheckAlignment(off, length, size)
+	return Limits{Minimum: minimum}.CheckAlignment(off, length, size)
 }
 
 // WriteAt writes p at off, as [Writer] does, checked as ReadAt is.
 func (n *Node) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
-	if err := n.checkWrite(ctx, off, int64(len(p))); err != nil {
+	if err := n.checkWrite(ctx, MaxData, off, int64(len(p))); err != nil {
 		return 0, err
 	}
 	written, err := n.writer.WriteAt(ctx, p, off)
@@ -115,7 +163,7 @@ func (n *Node) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 // Zero makes [off, off+length) read as zeros, as [Writer] does. The length is
 // at most the limit MaxZero: longer ones are the caller's to split.
 func (n *Node) Zero(ctx context.Context, off, length int64, keep bool) error {
-	if err := n.checkWrite(ctx, off, length); err != nil {
+	if err := n.checkWrite(ctx, MaxZero, off, length); err != nil {
 		return err
 	}
 	if err := n.writer.Zero(ctx, off, length, keep); err != nil {
@@ -127,7 +175,7 @@ func (n *Node) Zero(ctx context.Context, off, length int64, keep bool) error {
 // Trim gives storage back, as [Writer] does. The length is at most the limit
 // MaxTrim: longer ones are the caller's to split.
 func (n *Node) Trim(ctx context.Context, off, length int64) error {
-	if err := n.checkWrite(ctx, off, length); err != nil {
+	if err := n.checkWrite(ctx, MaxTrim, off, length); err != nil {
 		return err
 	}
 	if err := n.writer.Trim(ctx, off, length); err != nil {
@@ -136,10 +184,13 @@ func (n *Node) Trim(ctx context.Context, off, length int64) error {
 	return nil
 }
 
-// Truncate sets the size of the file in bytes.
+// Truncate sets the size of the file in bytes, 0 to [MaxSize].
 func (n *Node) Truncate(ctx context.Context, size int64) error {
-	if err := n.checkWrite(ctx, 0, 0); err != nil {
-		return err
+	if n.writer == nil {
+		return fmt.Errorf("%s: %w", n.name, ErrReadOnly)
+	}
+	if err := CheckRange(0, size, MaxSize); err != nil {
+		return fmt.Errorf("%s: truncate: %w", n.name, err)
 	}
 	if err := n.writer.Truncate(ctx, size); err != nil {
 		return fmt.Errorf("%s: truncate to %d bytes: %w", n.name, size, err)
@@ -149,8 +200,8 @@ func (n *Node) Truncate(ctx context.Context, size int64) error {
 
 // Flush makes what was changed before it durable, as [Writer] does.
 func (n *Node) Flush(ctx context.Context) error {
-	if err := n.checkWrite(ctx, 0, 0); err != nil {
-		return err
+	if n.writer == nil {
+		return fmt.Errorf("%s: %w", n.name, ErrReadOnly)
 	}
 	if err := n.writer.Flush(ctx); err != nil {
 		return fmt.Errorf("%s: flush: %w", n.name, err)
@@ -158,28 +209,25 @@ func (n *Node) Flush(ctx context.Context) error {
 	return nil
 }
 
-func (n *Node) checkWrite(ctx context.Context, off, length int64) error {
+func (n *Node) checkWrite(ctx context.Context, which Limit, off, length int64) error {
 	if n.writer == nil {
 		return fmt.Errorf("%s: %w", n.name, ErrReadOnly)
 	}
 	if off < 0 || length < 0 || off > MaxSize-length {
 		return fmt.Errorf("%s: %w: %d bytes at %d", n.name, ErrOutOfRange, length, off)
 	}
-	l, err := n.Limits(ctx)
-	if err != nil {
-		return err
-	}
-	return n.checkAlignment(ctx, l, off, length)
+	return n.checkLimits(ctx, which, off, length)
 }
 
 // Extents appends what the file knows of [off, off+length), as [File] does,
-// with Node set.
+// with Node set. After an error the list is as it was.
 func (n *Node) Extents(ctx context.Context, off, length int64, into *ExtentList) error {
-	before := into.Len()
+	before := into.mark()
 	if err := n.file.Extents(ctx, off, length, into); err != nil {
+		into.rewind(before)
 		return fmt.Errorf("%s: extents at %d: %w", n.name, off, err)
 	}
-	for i := before; i < into.Len(); i++ {
+	for i := before.n; i < into.Len(); i++ {
 		into.mappings[i].Node = n
 	}
 	if n.check {
@@ -188,6 +236,34 @@ func (n *Node) Extents(ctx context.Context, off, length int64, into *ExtentList)
 		}
 	}
 	return nil
+}
+
+// StartWriting makes the file ready for being written to, as [Starter] does.
+func (n *Node) StartWriting(ctx context.Context) error {
+	err := ErrReadOnly
+	if f, must := n.file.(Starter); must {
+		err = f.StartWriting(ctx)
+	} else if n.writer != nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", n.name, err)
+	}
+	return nil
+}
+
+// Allocated is how many bytes the file takes on disk: its size, where it does
+// not know better.
+func (n *Node) Allocated(ctx context.Context) (int64, error) {
+	f, knows := n.file.(Sparse)
+	if !knows {
+		return n.Size(ctx)
+	}
+	allocated, err := f.Allocated(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", n.name, err)
+	}
+	return allocated, nil
 }
 
 // Close closes the file.

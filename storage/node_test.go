@@ -18,7 +18,7 @@ import (
 // counted returns a node over a file of the size, and how often each operation
 // reached the file.
 func counted(size int64, limits storage.Limits, hooks ...storagetest.Hook) (*storage.Node, func(storagetest.OpKind) int64) {
-	var counts [4]atomic.Int64
+	var counts [storagetest.OpFlush + 1]atomic.Int64
 	count := func(_ context.Context, op *storagetest.Op) error {
 		counts[op.Kind].Add(1)
 		return nil
@@ -57,10 +57,28 @@ func TestNodeAsksLimitsOnce(t *testing.T) {
 	}
 }
 
+// TestNodeAsksNoLimitInVain: what nobody needs is not computed.
+func TestNodeAsksNoLimitInVain(t *testing.T) {
+	for _, c := range []struct {
+		which storage.Limit
+		want  int64
+	}{{storage.Minimum, 1}, {storage.Preferred, 2}, {storage.MaxData, 3}, {storage.MaxTrim, 4}, {storage.MaxZero, 4}, {storage.MaxCache, 4}} {
+		n, count := counted(8192, storage.Limits{})
+		for range 2 {
+			if _, err := n.Limit(t.Context(), c.which); err != nil {
+				t.Error(err)
+			}
+		}
+		if got := count(storagetest.OpLimit); got != c.want {
+			t.Errorf("%d limits were asked for %v, want %d", got, c.which, c.want)
+		}
+	}
+}
+
 func TestNodeKeepsNoError(t *testing.T) {
 	broken := errors.New("broken")
-	n, count := counted(8192, storage.Limits{}, storagetest.FailNth(storagetest.OpLimit, 4, broken))
-	if _, err := n.ReadAt(t.Context(), make([]byte, 1), 0); !errors.Is(err, broken) || !strings.Contains(err.Error(), "disk: limit max_trim") {
+	n, count := counted(8192, storage.Limits{}, storagetest.FailNth(storagetest.OpLimit, 2, broken))
+	if _, err := n.ReadAt(t.Context(), make([]byte, 1), 0); !errors.Is(err, broken) || !strings.Contains(err.Error(), "disk: limit preferred") {
 		t.Errorf("ReadAt = %v, want %v", err, broken)
 	}
 	if count(storagetest.OpRead) != 0 {
@@ -71,6 +89,51 @@ func TestNodeKeepsNoError(t *testing.T) {
 	}
 	if _, err := n.ReadAt(t.Context(), make([]byte, 1), 0); err != nil {
 		t.Errorf("ReadAt after an error = %v", err)
+	}
+}
+
+// TestNodeRefusesTooLong before the file is asked.
+func TestNodeRefusesTooLong(t *testing.T) {
+	limits := storage.Limits{Preferred: 512, MaxData: 1024, MaxZero: 2048, MaxTrim: 4096}
+	n, count := counted(1<<20, limits)
+	for _, c := range []struct {
+		which storage.Limit
+		most  int64
+		do    func(length int64) error
+	}{
+		{storage.MaxData, 1024, func(length int64) error { _, err := n.ReadAt(t.Context(), make([]byte, length), 1); return err }},
+		{storage.MaxData, 1024, func(length int64) error { _, err := n.WriteAt(t.Context(), make([]byte, length), 1); return err }},
+		{storage.MaxZero, 2048, func(length int64) error { return n.Zero(t.Context(), 1, length, false) }},
+		{storage.MaxTrim, 4096, func(length int64) error { return n.Trim(t.Context(), 1, length) }},
+	} {
+		if err := c.do(c.most); err != nil {
+			t.Errorf("%v: %d bytes = %v", c.which, c.most, err)
+		}
+		err := c.do(c.most + 1)
+		long, ok := errors.AsType[*storage.TooLongError](err)
+		if !ok || long.Limit != c.which || long.Most != c.most || !errors.Is(err, storage.ErrMisaligned) {
+			t.Errorf("%v: %d bytes = %v", c.which, c.most+1, err)
+		}
+	}
+	for kind, want := range map[storagetest.OpKind]int64{storagetest.OpRead: 1, storagetest.OpWrite: 1, storagetest.OpZero: 1, storagetest.OpTrim: 1} {
+		if got := count(kind); got != want {
+			t.Errorf("%d operations of kind %d reached the file, want %d", got, kind, want)
+		}
+	}
+}
+
+// TestNodeListAfterError: what was in the list is still there, and no more.
+func TestNodeListAfterError(t *testing.T) {
+	n, _ := counted(8192, storage.Limits{}, storagetest.FailNth(storagetest.OpExtents, 2, io.ErrUnexpectedEOF))
+	var l storage.ExtentList
+	if err := n.Extents(t.Context(), 0, 4096, &l); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Extents(t.Context(), 4096, 4096, &l); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Fatal(err)
+	}
+	if l.Len() != 1 || l.Start() != 0 || l.End() != 8192 {
+		t.Errorf("%d extents from %d to %d", l.Len(), l.Start(), l.End())
 	}
 }
 

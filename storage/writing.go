@@ -25,6 +25,15 @@ type Writer interface {
 	Flush(ctx context.Context) error
 }
 
+// A Starter is a [Writer] that must be made ready before it is written to: it
+// was opened for reading, and reads go on meanwhile.
+type Starter interface {
+	// StartWriting fails with [ErrReadOnly] where the file cannot be written
+	// to, with [ErrBusy] where another process does. After a failure the file
+	// is as it was. Once it has succeeded it does nothing more.
+	StartWriting(ctx context.Context) error
+}
+
 // A WritableMapper is a [Mapper] whose map can be changed. It does no data I/O:
 // the caller reserves blocks, fills them, and then makes them visible. All
 // methods are safe for concurrent use, but the caller orders what overlaps:

@@ -52,8 +52,8 @@ type Device struct {
 	cursors sync.Pool // of *cursor
 	packed  sync.Pool // of *[]byte, packed bytes on their way to an unpacker
 
-	limits   atomic.Pointer[storage.Limits] // nil until asked for
-	limitsMu sync.Mutex                     // held while they are
+	limits   atomic.Pointer[limits] // nil until asked for
+	limitsMu sync.Mutex             // held while they are
 
 	writable atomic.Bool            // stored once, after mapper and granule
 	mapper   storage.WritableMapper // the top layer; nil where it cannot be written to
@@ -142,23 +142,48 @@ func (d *Device) Size() int64 { return d.size.Load() }
 // Depth is the number of layers.
 func (d *Device) Depth() int { return len(d.layers) }
 
-// Limits are the strictest of the nodes' limits, with the preferred size of
-// the top layer. Asked for at the first call and kept.
+// limits are those that clients are told of, and those that bind.
+type limits struct{ told, bound storage.Limits }
+
+// Limits are the strictest of those that the nodes advertise, with the preferred
+// size of the top layer. Asked for at the first call and kept.
 func (d *Device) Limits(ctx context.Context) (storage.Limits, error) {
+	l, err := d.allLimits(ctx)
+	if err != nil {
+		return storage.Limits{}, err
+	}
+	return l.told, nil
+}
+
+func (d *Device) allLimits(ctx context.Context) (*limits, error) {
 	if l := d.limits.Load(); l != nil {
-		return *l, nil
+		return l, nil
 	}
 	d.limitsMu.Lock()
 	defer d.limitsMu.Unlock()
 	if l := d.limits.Load(); l != nil {
-		return *l, nil
+		return l, nil
 	}
+	var l limits
+	var err error
+	if l.told, err = d.strictest(ctx, (*storage.Node).Advertised); err != nil {
+		return nil, err
+	}
+	if l.bound, err = d.strictest(ctx, (*storage.Node).Limits); err != nil {
+		return nil, err
+	}
+	d.limits.Store(&l)
+	return &l, nil
+}
+
+// strictest composes the limits of all nodes.
+func (d *Device) strictest(ctx context.Context, of func(*storage.Node, context.Context) (storage.Limits, error)) (storage.Limits, error) {
 	l, err := storage.ResolveLimits(ctx, d.top)
 	if err != nil {
 		return l, fmt.Errorf("block: %w", err)
 	}
 	for _, node := range d.nodes {
-		below, err := node.Limits(ctx)
+		below, err := of(node, ctx)
 		if err != nil {
 			return l, err
 		}
@@ -174,7 +199,6 @@ func (d *Device) Limits(ctx context.Context) (storage.Limits, error) {
 	if l, err = l.Complete(); err != nil {
 		return l, fmt.Errorf("block: %w", err)
 	}
-	d.limits.Store(&l)
 	return l, nil
 }
 
@@ -193,9 +217,9 @@ func (d *Device) check(ctx context.Context, doing string, off, n int64) error {
 	if err := storage.CheckRange(off, n, size); err != nil {
 		return err
 	}
-	l, err := d.Limits(ctx)
+	l, err := d.allLimits(ctx)
 	if err != nil {
 		return err
 	}
-	return l.CheckAlignment(off, n, size)
+	return l.bound.CheckAlignment(off, n, size)
 }

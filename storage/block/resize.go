@@ -97,11 +97,11 @@ func (d *Device) sealTail(ctx context.Context, old int64) error {
 	case !m.Status.Has(storage.Local) && (len(d.layers) == 1 || d.layers[1].size <= old):
 		return nil
 	default: // a block of its own, which is filled up with zeros
-		l, err := d.Limits(ctx)
+		l, err := d.allLimits(ctx)
 		if err != nil {
 			return err
 		}
-		last := make([]byte, old-max(down(old-1, l.Minimum), lo))
+		last := make([]byte, old-max(down(old-1, l.bound.Minimum), lo))
 		if _, err := w.around(ctx, last, old-int64(len(last))); err != nil {
 			return err
 		}

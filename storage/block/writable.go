@@ -108,11 +108,11 @@ func (d *Device) FillBlocks(ctx context.Context, b storage.Blocks, p []byte, at 
 	if err := storage.CheckRange(at, int64(len(p)), b.Length); err != nil {
 		return fmt.Errorf("block: reserved blocks: %w", err)
 	}
-	l, err := d.Limits(ctx)
+	l, err := d.allLimits(ctx)
 	if err != nil {
 		return err
 	}
-	if err := l.CheckAlignment(at, int64(len(p)), -1); err != nil {
+	if err := l.bound.CheckAlignment(at, int64(len(p)), -1); err != nil {
 		return err
 	}
 	return d.writeNode(ctx, b.Node, p, b.Offset+at)

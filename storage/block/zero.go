@@ -68,13 +68,13 @@ func (d *Device) clear(ctx context.Context, off, n int64, kind storage.TargetKin
 
 // clearStep is how much is done at a time: a multiple of the block.
 func (d *Device) clearStep(ctx context.Context, kind storage.TargetKind) (int64, error) {
-	l, err := d.Limits(ctx)
+	l, err := d.allLimits(ctx)
 	if err != nil {
 		return 0, err
 	}
-	most := min(l.MaxZero, clearMost)
+	most := min(l.bound.MaxZero, clearMost)
 	if kind == storage.ToUnmapped {
-		most = min(l.MaxTrim, clearMost)
+		most = min(l.bound.MaxTrim, clearMost)
 	}
 	if d.granule.Alloc > 1 {
 		most = min(most, clearBlocks*d.granule.Alloc)

@@ -13,8 +13,8 @@ var (
 	_ storage.Resizer        = (*Image)(nil)
 )
 
-// StartWriting makes the image writable, once its file is. A node that cannot be
-// written to fails with [storage.ErrReadOnly].
+// StartWriting makes the image writable, and its node. One that cannot be written
+// to fails with [storage.ErrReadOnly].
 func (i *Image) StartWriting(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -22,8 +22,8 @@ func (i *Image) StartWriting(ctx context.Context) error {
 	if i.closed.Load() {
 		return fmt.Errorf("raw: %s: %w", i.node.Name(), storage.ErrClosed)
 	}
-	if _, ok := i.node.File().(storage.Writer); !ok {
-		return fmt.Errorf("raw: %s: %w", i.node.Name(), storage.ErrReadOnly)
+	if err := i.node.StartWriting(ctx); err != nil {
+		return fmt.Errorf("raw: %w", err)
 	}
 	i.writing.Store(true)
 	return nil

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -25,12 +24,28 @@ type OpenWriter func(t *testing.T, size int64) storage.File
 // goes. The file can grow and shrink.
 func TestWriter(t *testing.T, unit int64, open OpenWriter) {
 	t.Helper()
+	testWriter(t, unit, false, open)
+}
+
+// TestFixedWriter is TestWriter for a file that can neither grow nor shrink, as
+// a device.
+func TestFixedWriter(t *testing.T, unit int64, open OpenWriter) {
+	t.Helper()
+	testWriter(t, unit, true, open)
+}
+
+func testWriter(t *testing.T, unit int64, fixed bool, open OpenWriter) {
+	t.Helper()
+	atTheEnd := (*writerSuite).atTheEnd
+	if fixed {
+		atTheEnd = (*writerSuite).atTheFixedEnd
+	}
 	for _, c := range []struct {
 		name string
 		test func(*writerSuite, *testing.T)
 	}{
 		{"random changes", (*writerSuite).random},
-		{"at the end", (*writerSuite).atTheEnd},
+		{"at the end", atTheEnd},
 		{"buffers", (*writerSuite).buffers},
 		{"out of range", (*writerSuite).outOfRange},
 		{"concurrent", (*writerSuite).concurrent},
@@ -38,6 +53,9 @@ func TestWriter(t *testing.T, unit int64, open OpenWriter) {
 		{"cancelled", (*writerSuite).cancelled},
 		{"closed", (*writerSuite).closed},
 	} {
+		if fixed && c.name == "concurrent growth" {
+			continue
+		}
 		t.Run(c.name, func(t *testing.T) {
 			size := 256 << 10 / unit * unit
 			f := open(t, size)
@@ -46,16 +64,17 @@ func TestWriter(t *testing.T, unit int64, open OpenWriter) {
 			if !ok {
 				t.Fatalf("%T is no storage.Writer", f)
 			}
-			c.test(&writerSuite{file: f, w: w, unit: unit, m: newModel(size)}, t)
+			c.test(&writerSuite{file: f, w: w, unit: unit, fixed: fixed, m: newModel(size)}, t)
 		})
 	}
 }
 
 type writerSuite struct {
-	file storage.File
-	w    storage.Writer
-	unit int64
-	m    *model
+	file  storage.File
+	w     storage.Writer
+	unit  int64
+	fixed bool // it cannot grow or shrink
+	m     *model
 }
 
 // A model is what a file or image is to contain.
@@ -158,8 +177,13 @@ func (s *writerSuite) random(t *testing.T) {
 
 func (s *writerSuite) change(t *testing.T, random *rand.Rand, off, n int64) {
 	ctx := t.Context()
+	ops := 8
+	if s.fixed {
+		off = min(off, s.m.size())
+		n, ops = min(n, s.m.size()-off), 6
+	}
 	var err error
-	switch op := random.IntN(8); op {
+	switch op := random.IntN(ops); op {
 	case 0, 1, 2:
 		p := make([]byte, 61) // no block is a multiple of it
 		for i := range p {
@@ -194,54 +218,6 @@ func (s *writerSuite) write(ctx context.Context, p []byte, off int64) error {
 	return err
 }
 
-// atTheEnd: what makes the file longer, and what does not.
-func (s *writerSuite) atTheEnd(t *testing.T) {
-	ctx, far := t.Context(), s.m.size()+64<<10
-	for _, c := range []struct {
-		name string
-		err  error
-		want int64
-	}{
-		{"write of nothing", s.write(ctx, nil, far), s.m.size()},
-		{"zero of nothing", s.w.Zero(ctx, far, 0, false), s.m.size()},
-		{"zero of nothing, kept", s.w.Zero(ctx, far, 0, true), s.m.size()},
-		{"trim past the end", s.w.Trim(ctx, far, s.unit), s.m.size()},
-		{"trim over the end", s.w.Trim(ctx, s.m.size()-s.unit, 64<<10), s.m.size()},
-	} {
-		size, err := s.file.Size(ctx)
-		if c.err != nil || err != nil || size != c.want {
-			t.Errorf("%s: %v, and the size is %d, %v, want %d", c.name, c.err, size, err, c.want)
-		}
-	}
-	s.m.trim(s.m.size()-s.unit, s.unit)
-	for _, grow := range []func(off int64) error{
-		func(off int64) error { return s.write(ctx, make([]byte, s.unit), off) },
-		func(off int64) error { return s.w.Zero(ctx, off, s.unit, false) },
-		func(off int64) error { return s.w.Zero(ctx, off, s.unit, true) },
-		func(off int64) error { return s.w.Zero(ctx, off-8192, 8192+s.unit, false) },
-		func(off int64) error { return s.w.Truncate(ctx, off+s.unit) },
-	} {
-		off := s.m.size() + 16<<10 // with a gap
-		if err := grow(off); err != nil {
-			t.Fatal(err)
-		}
-		s.m.resize(off + s.unit)
-		s.check(t)
-	}
-	full := bytes.Repeat([]byte{0xaa}, int(s.m.size()))
-	if err := s.write(ctx, full, 0); err != nil {
-		t.Fatal(err)
-	}
-	s.m.write(full, 0)
-	for _, size := range []int64{s.round(100 << 10), s.round(200 << 10), 0, s.unit} { // nothing comes back
-		if err := s.w.Truncate(ctx, size); err != nil {
-			t.Fatal(err)
-		}
-		s.m.resize(size)
-		s.check(t)
-	}
-}
-
 // buffers belong to the caller again after a write.
 func (s *writerSuite) buffers(t *testing.T) {
 	p := bytes.Repeat([]byte{1}, 16<<10)
@@ -254,30 +230,6 @@ func (s *writerSuite) buffers(t *testing.T) {
 			t.Fatal("WriteAt changes the buffer")
 		}
 		p[i] = 2
-	}
-	s.check(t)
-}
-
-// outOfRange: what no file can hold changes nothing.
-func (s *writerSuite) outOfRange(t *testing.T) {
-	ctx := t.Context()
-	most := int64(math.MaxInt64) / s.unit * s.unit
-	for _, r := range []Range{{-s.unit, s.unit}, {-s.unit, 2 * s.unit}, {most, s.unit}, {storage.MaxSize, s.unit}, {math.MinInt64, s.unit}} {
-		if n, err := s.w.WriteAt(ctx, make([]byte, r.Length), r.Offset); n != 0 || !errors.Is(err, storage.ErrOutOfRange) {
-			t.Errorf("WriteAt(%d bytes, %d) = %d, %v", r.Length, r.Offset, n, err)
-		}
-	}
-	for _, r := range []Range{{-s.unit, s.unit}, {0, -s.unit}, {s.unit, most}, {most, most}, {storage.MaxSize, s.unit}, {math.MinInt64, s.unit}} {
-		for i, err := range []error{s.w.Zero(ctx, r.Offset, r.Length, false), s.w.Zero(ctx, r.Offset, r.Length, true), s.w.Trim(ctx, r.Offset, r.Length)} {
-			if !errors.Is(err, storage.ErrOutOfRange) {
-				t.Errorf("zero, kept, trim of %d bytes at %d: %d: %v", r.Length, r.Offset, i, err)
-			}
-		}
-	}
-	for _, size := range []int64{-s.unit, math.MinInt64, storage.MaxSize + s.unit, most} {
-		if err := s.w.Truncate(ctx, size); !errors.Is(err, storage.ErrOutOfRange) {
-			t.Errorf("Truncate(%d) = %v", size, err)
-		}
 	}
 	s.check(t)
 }
