@@ -25,13 +25,16 @@ type Node struct {
 
 	limits [limitCount]atomic.Int64 // 0 until asked for
 	mu     sync.Mutex               // held while they are
+	lists  sync.Pool                // of *ExtentList
 }
 
 // NewNode returns a node that owns f. The name stands in mappings and error
 // texts; it is no path of the host.
 func NewNode(name string, f File, opt NodeOptions) *Node {
 	w, _ := f.(Writer)
-	return &Node{name: name, file: f, writer: w, check: opt.Check}
+	n := &Node{name: name, file: f, writer: w, check: opt.Check}
+	n.lists.New = func() any { return new(ExtentList) }
+	return n
 }
 
 // Name is the node's name.
@@ -220,10 +223,20 @@ func (n *Node) checkWrite(ctx context.Context, which Limit, off, length int64) e
 }
 
 // Extents appends what the file knows of [off, off+length), as [File] does,
-// with Node set. After an error the list is as it was.
+// with Node set, and with boundaries at multiples of the minimum, but for off and
+// the end of the file. After an error the list is as it was.
 func (n *Node) Extents(ctx context.Context, off, length int64, into *ExtentList) error {
+	minimum, err := n.Limit(ctx, Minimum)
+	if err != nil {
+		return err
+	}
 	before := into.mark()
-	if err := n.file.Extents(ctx, off, length, into); err != nil {
+	if minimum == 1 {
+		err = n.file.Extents(ctx, off, length, into)
+	} else {
+		err = n.alignedExtents(ctx, off, length, minimum, into)
+	}
+	if err != nil {
 		into.rewind(before)
 		return fmt.Errorf("%s: extents at %d: %w", n.name, off, err)
 	}

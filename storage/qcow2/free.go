@@ -72,15 +72,17 @@ func (w *writer) tooMuchFreed() bool {
 // reclaim gives back what is durably unlinked and used by nobody: in three
 // steps, so that the host is told without the lock, unless release is false. For
 // that long the clusters keep a refcount of 1. force does not ask for pins: at
-// the end nothing is reused. commit and w.mu must be held.
+// the end nothing is reused. What a failure keeps it from stays in the list, for
+// the next time. commit and w.mu must be held.
 func (w *writer) reclaim(ctx context.Context, release, force bool) error {
 	w.pins.advance()
 	ready := w.takeReady(force)
 	if len(ready) == 0 {
 		return nil
 	}
-	last, err := w.dropReferences(ctx, ready)
+	last, left, err := w.dropReferences(ctx, ready)
 	if err != nil {
+		w.putBack(append(last, left...))
 		return err
 	}
 	slices.SortFunc(last, func(a, b freed) int {
@@ -93,12 +95,13 @@ func (w *writer) reclaim(ctx context.Context, release, force bool) error {
 	if release {
 		w.mu.Lock()
 	}
-	for _, f := range last {
-		if err := w.lower(ctx, f.run); err != nil {
-			return err
-		}
+	for k, f := range last {
 		if f.kind < noMetadata {
 			w.metadata.remove(f.run, f.kind)
+		}
+		if err := w.lower(ctx, f.run); err != nil {
+			w.putBack(last[k+1:])
+			return err
 		}
 	}
 	return nil
@@ -119,17 +122,26 @@ func (w *writer) takeReady(force bool) []freed {
 	return ready
 }
 
+// putBack is takeReady undone.
+func (w *writer) putBack(ready []freed) {
+	f := &w.freed
+	for _, r := range ready {
+		f.clusters += r.count
+	}
+	f.durable = append(ready, f.durable...)
+}
+
 // dropReferences takes a reference away where another one remains, trims what is
-// in the external data file, and returns the clusters that were referred to once.
-func (w *writer) dropReferences(ctx context.Context, ready []freed) ([]freed, error) {
-	var last []freed
-	for _, f := range ready {
+// in the external data file, and returns the clusters that were referred to once,
+// and what a failure has left over.
+func (w *writer) dropReferences(ctx context.Context, ready []freed) (last, left []freed, err error) {
+	for k, f := range ready {
 		if f.kind == externalData {
 			// With the lock held: who is about to write there calls Alloc first.
 			w.trimRun(ctx, w.data, f.run)
 			continue
 		}
-		err := w.eachRefcount(ctx, f.run, func(b *refcountBlock, k int, n uint64) error {
+		done, err := w.eachRefcount(ctx, f.run, func(b *refcountBlock, k int, n uint64) error {
 			cluster := b.number<<w.table.perBits + int64(k)
 			switch {
 			case n == 0:
@@ -146,10 +158,12 @@ func (w *writer) dropReferences(ctx context.Context, ready []freed) ([]freed, er
 			return nil
 		})
 		if err != nil {
-			return nil, err
+			left = slices.Clone(ready[k:])
+			left[0].run = run{f.start + done, f.count - done}
+			return last, left, err
 		}
 	}
-	return last, nil
+	return last, nil, nil
 }
 
 // trim tells the host that data clusters are unused: sorted ones, those that

@@ -3,6 +3,7 @@ package qcow2
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/extentd/extentd/storage"
@@ -144,9 +145,9 @@ func (w *writer) refcountOf(ctx context.Context, cluster int64) (uint64, error) 
 
 // raise adds one to the refcounts of r, whose blocks exist. It fails with
 // [storage.ErrUnsupported] before anything is changed where one has its largest
-// value. w.mu must be held.
+// value. What it has raised before a failure is lowered again. w.mu must be held.
 func (w *writer) raise(ctx context.Context, r run) error {
-	err := w.eachRefcount(ctx, r, func(_ *refcountBlock, _ int, n uint64) error {
+	_, err := w.eachRefcount(ctx, r, func(_ *refcountBlock, _ int, n uint64) error {
 		if n >= w.table.most() {
 			return fmt.Errorf("qcow2: %w: more than %d references to a cluster", storage.ErrUnsupported, n)
 		}
@@ -155,16 +156,22 @@ func (w *writer) raise(ctx context.Context, r run) error {
 	if err != nil {
 		return err
 	}
-	return w.eachRefcount(ctx, r, func(b *refcountBlock, k int, n uint64) error {
+	done, err := w.eachRefcount(ctx, r, func(b *refcountBlock, k int, n uint64) error {
 		w.set(b, k, n, n+1)
 		return nil
 	})
+	if err != nil && w.failure.Load() == nil {
+		err = errors.Join(err, w.lower(ctx, run{r.start, done}))
+	}
+	return err
 }
 
 // lower takes one off the refcounts of r, and makes the clusters that nothing
-// refers to any more available. w.mu must be held.
+// refers to any more available. What it cannot read the refcounts of is freed
+// after a later commit: it is nobody's by now, and must not be forgotten. It goes
+// on when ctx ends. w.mu must be held.
 func (w *writer) lower(ctx context.Context, r run) error {
-	return w.eachRefcount(ctx, r, func(b *refcountBlock, k int, n uint64) error {
+	done, err := w.eachRefcount(context.WithoutCancel(ctx), r, func(b *refcountBlock, k int, n uint64) error {
 		cluster := b.number<<w.table.perBits + int64(k)
 		if n == 0 {
 			return w.refcountMissing(ctx, cluster)
@@ -175,6 +182,10 @@ func (w *writer) lower(ctx context.Context, r run) error {
 		}
 		return nil
 	})
+	if err != nil {
+		w.free(run{r.start + done, r.count - done}, noMetadata)
+	}
+	return err
 }
 
 // refcountMissing is the error for a cluster that is in use and has no refcount:
@@ -183,32 +194,33 @@ func (w *writer) refcountMissing(ctx context.Context, cluster int64) error {
 	return w.corrupted(ctx, corrupt("cluster at %#x is in use and has no refcount", cluster<<w.clusterBits))
 }
 
-// eachRefcount calls fn for the refcounts of r, each as entry k of its block. A
-// block that does not exist is a refcount missing. w.mu must be held.
-func (w *writer) eachRefcount(ctx context.Context, r run, fn func(b *refcountBlock, k int, n uint64) error) error {
+// eachRefcount calls fn for the refcounts of r, each as entry k of its block, and
+// returns how many fn has taken. A block that does not exist is a refcount
+// missing. w.mu must be held.
+func (w *writer) eachRefcount(ctx context.Context, r run, fn func(b *refcountBlock, k int, n uint64) error) (done int64, err error) {
 	t := &w.table
 	for at := r.start; at < r.end(); {
 		number := at >> t.perBits
 		if !t.has(number) {
-			return w.refcountMissing(ctx, at)
+			return at - r.start, w.refcountMissing(ctx, at)
 		}
 		b, err := w.block(ctx, number)
 		if err != nil {
-			return err
+			return at - r.start, err
 		}
 		for end := min(r.end(), (number+1)<<t.perBits); at < end; at++ {
 			k := int(at & (t.per() - 1))
 			if err := fn(b, k, refcount(b.bytes, t.order, k)); err != nil {
-				return err
+				return at - r.start, err
 			}
 		}
 		if int64(len(t.dirty))<<w.clusterBits > w.limitBytes() { // early is not wrong: what is lower is free already
 			if err := w.writeBlocks(ctx); err != nil {
-				return err
+				return at - r.start, err
 			}
 		}
 	}
-	return nil
+	return r.count, nil
 }
 
 // writeBlocks writes what is dirty of the refcount blocks. w.mu must be held.

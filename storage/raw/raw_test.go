@@ -53,6 +53,8 @@ type stub struct {
 
 func (s *stub) Size(context.Context) (int64, error) { return s.size, s.err }
 
+func (s *stub) Limit(context.Context, storage.Limit) (int64, error) { return 0, nil }
+
 func (s *stub) Extents(_ context.Context, off, n int64, into *storage.ExtentList) error {
 	return s.extents(off, n, into)
 }
