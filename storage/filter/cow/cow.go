@@ -9,6 +9,7 @@ import (
 
 	"github.com/extentd/extentd/storage"
 	"github.com/extentd/extentd/storage/filter"
+	"github.com/extentd/extentd/storage/rangelock"
 )
 
 const (
@@ -38,7 +39,7 @@ type Filter struct {
 
 	// lock orders changes, by blocks: shared for who writes where the overlay
 	// has the blocks already, exclusive for who changes their states.
-	lock rangeLock
+	lock rangelock.Lock
 
 	mu     sync.RWMutex // protects all below; never held during I/O
 	size   int64

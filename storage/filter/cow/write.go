@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/extentd/extentd/storage"
+	"github.com/extentd/extentd/storage/rangelock"
 )
 
 // begin is what every change begins with: n bytes from off on.
@@ -33,7 +34,7 @@ func (f *Filter) WriteAt(ctx context.Context, p []byte, off int64) (n int, err e
 	if err != nil {
 		return 0, err
 	}
-	defer f.lock.unlock(h)
+	defer f.lock.Release(h)
 	for n < len(p) {
 		k, err := f.writeSome(ctx, p[n:], off+int64(n))
 		if n += k; k > 0 {
@@ -47,16 +48,16 @@ func (f *Filter) WriteAt(ctx context.Context, p []byte, off int64) (n int, err e
 }
 
 // lockWrite locks what is to be written: shared if the overlay has all of it.
-func (f *Filter) lockWrite(ctx context.Context, off, end int64) (*hold, error) {
+func (f *Filter) lockWrite(ctx context.Context, off, end int64) (*rangelock.Hold, error) {
 	lo, hi := off>>blockBits, ceil(end)
 	if f.has(off, end) {
-		h, err := f.lock.lock(ctx, lo, hi, false)
+		h, err := f.lock.Share(ctx, lo, hi)
 		if err != nil || f.has(off, end) {
 			return h, err
 		}
-		f.lock.unlock(h) // it was trimmed while we waited
+		f.lock.Release(h) // it was trimmed while we waited
 	}
-	return f.lock.lock(ctx, lo, hi, true)
+	return f.lock.Exclude(ctx, lo, hi)
 }
 
 // has reports whether the overlay has all of [off, end).

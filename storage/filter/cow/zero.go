@@ -3,9 +3,9 @@ package cow
 import (
 	"context"
 	"fmt"
-	"math"
 
 	"github.com/extentd/extentd/storage"
+	"github.com/extentd/extentd/storage/rangelock"
 )
 
 // Zero makes [off, off+n) read as zeros. Whole blocks are only noted as zeros,
@@ -17,11 +17,11 @@ func (f *Filter) Zero(ctx context.Context, off, n int64, keep bool) error {
 		return err
 	}
 	end := off + n
-	h, err := f.lock.lock(ctx, off>>blockBits, ceil(end), true)
+	h, err := f.lock.Exclude(ctx, off>>blockBits, ceil(end))
 	if err != nil {
 		return err
 	}
-	defer f.lock.unlock(h)
+	defer f.lock.Release(h)
 	for off < end {
 		if off, err = f.zeroSome(ctx, off, end, keep); err != nil {
 			return err
@@ -110,11 +110,11 @@ func (f *Filter) Trim(ctx context.Context, off, n int64) error {
 	if err := f.begin(ctx, off, n); err != nil || n == 0 {
 		return err
 	}
-	h, err := f.lock.lock(ctx, off>>blockBits, ceil(off+n), true)
+	h, err := f.lock.Exclude(ctx, off>>blockBits, ceil(off+n))
 	if err != nil {
 		return err
 	}
-	defer f.lock.unlock(h)
+	defer f.lock.Release(h)
 	size := f.length()
 	end := min(off+n, size)
 	for at, last := ceil(off), f.wholeEnd(end); at < last; {
@@ -134,11 +134,11 @@ func (f *Filter) Truncate(ctx context.Context, size int64) error {
 	if err := f.begin(ctx, size, 0); err != nil {
 		return err
 	}
-	h, err := f.lock.lock(ctx, size>>blockBits, math.MaxInt64, true)
+	h, err := f.lock.Exclude(ctx, size>>blockBits, rangelock.Everything)
 	if err != nil {
 		return err
 	}
-	defer f.lock.unlock(h)
+	defer f.lock.Release(h)
 	old := f.length()
 	if within := size & (BlockSize - 1); within != 0 && size < old {
 		end := size - within + BlockSize
