@@ -2,10 +2,10 @@ package blocksize
 
 import (
 	"context"
-
 	"errors"
-	"github.com/extentd/extentd/storage/rangelock"
 	"io"
+
+	"github.com/extentd/extentd/storage/rangelock"
 )
 
 // errTail: a change ends inside the last block of the file, or past its end, and
