@@ -21,13 +21,16 @@ type run struct {
 	limits storage.Limits
 }
 
+// injected reports whether an error is one that the graph may have now and then.
+func (r *run) injected(err error) bool { return r.flaky && errors.Is(err, syscall.EIO) }
+
 // failed reports whether an operation may have failed so, and did.
 func (r *run) failed(t *testing.T, what string, err error) bool {
 	t.Helper()
 	if err == nil {
 		return false
 	}
-	if !r.flaky || !errors.Is(err, syscall.EIO) {
+	if !r.injected(err) {
 		t.Fatalf("%s: %v", what, err)
 	}
 	return true
@@ -81,7 +84,7 @@ func (r *run) step(t *testing.T) {
 			t.Fatal(err)
 		}
 	case 13:
-		r.map_(t)
+		r.extents(t)
 	case 14:
 		r.misaligned(t)
 	case 15:
@@ -113,14 +116,13 @@ func (r *run) change(t *testing.T, what string, off int64, content []byte, do fu
 	t.Helper()
 	err := do()
 	n := int64(len(content))
-	injected := r.flaky && errors.Is(err, syscall.EIO)
 	noRoom := r.fixed && off+n > r.size() && (errors.Is(err, storage.ErrNoSpace) || errors.Is(err, storage.ErrOutOfRange))
 	switch {
 	case r.readOnly:
-		if !injected && !noRoom && !errors.Is(err, storage.ErrReadOnly) {
+		if !r.injected(err) && !noRoom && !errors.Is(err, storage.ErrReadOnly) {
 			t.Fatalf("%s of what is read-only: %v", what, err)
 		}
-	case injected:
+	case r.injected(err):
 		size, err := r.top.Size(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -176,7 +178,7 @@ func (r *run) trim(t *testing.T) {
 	off, n := r.place(false)
 	err := r.top.Trim(t.Context(), off, n)
 	if r.readOnly {
-		if !errors.Is(err, storage.ErrReadOnly) && !(r.flaky && errors.Is(err, syscall.EIO)) {
+		if !errors.Is(err, storage.ErrReadOnly) && !r.injected(err) {
 			t.Fatalf("trim of what is read-only: %v", err)
 		}
 		return
@@ -192,15 +194,16 @@ func (r *run) truncate(t *testing.T) {
 		size -= size % r.limits.Minimum
 	}
 	err := r.top.Truncate(t.Context(), size)
+	fixed := r.fixed && (errors.Is(err, storage.ErrUnsupported) || err == nil && size == r.size())
 	switch {
-	case r.flaky && errors.Is(err, syscall.EIO):
+	case r.injected(err):
 		now, err := r.top.Size(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		r.resize(now)
 	case r.readOnly:
-		if !errors.Is(err, storage.ErrReadOnly) && !(r.fixed && (errors.Is(err, storage.ErrUnsupported) || err == nil && size == r.size())) {
+		if !errors.Is(err, storage.ErrReadOnly) && !fixed {
 			t.Fatalf("truncate of what is read-only: %v", err)
 		}
 	case r.fixed:
@@ -214,8 +217,8 @@ func (r *run) truncate(t *testing.T) {
 	}
 }
 
-// map_ walks all extents: what they call zeros are zeros.
-func (r *run) map_(t *testing.T) {
+// extents walks all extents: what they call zeros are zeros.
+func (r *run) extents(t *testing.T) {
 	t.Helper()
 	size, err := r.top.Size(t.Context())
 	if err != nil || size != r.size() {
@@ -280,7 +283,7 @@ func (r *run) absurd(t *testing.T) {
 	}
 	var l storage.ExtentList
 	for _, c := range [][2]int64{{-unit, unit}, {r.size(), unit}, {0, storage.MaxSize}, {most, most}} {
-		if err := r.top.Extents(ctx, c[0], c[1], &l); !errors.Is(err, storage.ErrOutOfRange) && !(r.flaky && errors.Is(err, syscall.EIO)) {
+		if err := r.top.Extents(ctx, c[0], c[1], &l); !errors.Is(err, storage.ErrOutOfRange) && !r.injected(err) {
 			t.Fatalf("extents of %d bytes at %d = %v", c[1], c[0], err)
 		}
 	}

@@ -60,7 +60,7 @@ func (s *stack) test(t *testing.T, random *rand.Rand, steps int) {
 	for range steps {
 		r.step(t)
 	}
-	r.map_(t)
+	r.extents(t)
 	if err := r.top.Close(); err != nil {
 		t.Fatal(err)
 	}
