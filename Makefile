@@ -21,7 +21,7 @@ SOAK         ?= 1h
 
 # What the tests and the benchmarks run beside extentd, as COMMAND:DEBIAN-PACKAGE.
 # The race detector needs a C compiler; the product does not.
-TEST_NEEDS  := qemu-img:qemu-utils curl:curl gcc:gcc gcc:libc6-dev
+TEST_NEEDS  := qemu-img:qemu-utils curl:curl nginx:nginx-light gcc:gcc gcc:libc6-dev
 BENCH_NEEDS := nginx:nginx-light wrk:wrk curl:curl nbdcopy:libnbd-bin fio:fio qemu-img:qemu-utils
 
 TOOLS := $(addprefix $(BIN)/,oapi-codegen golangci-lint gotestsum)
@@ -80,7 +80,7 @@ fuzz: ## Run every fuzz target for FUZZTIME
 .PHONY: soak
 soak: ## Run the long randomised tests for SOAK
 	scripts/debian-packages $(TEST_NEEDS)
-	SOAK=$(SOAK) $(GO) test -count=1 -timeout 0 -run 'Soak|Differential' ./...
+	SOAK=$(SOAK) $(GO) test -count=1 -timeout 0 -run 'Soak|Differential|Twins' ./...
 
 .PHONY: bench
 bench: ## Measure extentd beside its peers (installs them)

@@ -41,8 +41,8 @@ func checkCommand() *cobra.Command {
 				return err
 			}
 			var result error
-			err = f.withService(args[0], true, func(svc *service.Service) error {
-				report, err := svc.Check(cmd.Context(), localImage, repair)
+			err = f.withService(args[0], true, func(svc *service.Service, image string) error {
+				report, err := svc.Check(cmd.Context(), image, repair)
 				if errors.Is(err, storage.ErrUnsupported) {
 					return &unsupportedCheck{err}
 				}
@@ -59,7 +59,7 @@ func checkCommand() *cobra.Command {
 			return result
 		},
 	}
-	f.register(cmd)
+	f.registerConfig(cmd)
 	cmd.Flags().StringVarP(&repair, "repair", "r", service.RepairNone, "repair `WHAT`: leaks or all")
 	return cmd
 }

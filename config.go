@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -36,6 +37,10 @@ type Config struct {
 	Insecure      bool          `koanf:"insecure"`
 	Debug         bool          `koanf:"debug"`
 	LogLevel      string        `koanf:"log-level"`
+
+	// Images are those of the configuration file, whose key is images. They are
+	// neither flag nor environment.
+	Images []imageConfig `koanf:"-"`
 }
 
 const (
@@ -65,18 +70,14 @@ func configFlags(f *pflag.FlagSet) {
 // environment, flags and the argument.
 func loadConfig(flags *pflag.FlagSet, args []string) (Config, error) {
 	k := koanf.New(".")
+	var c Config
 	path, err := configPath(flags)
 	if err != nil {
 		return Config{}, err
 	}
 	if path != "" {
-		if err := k.Load(file.Provider(path), yaml.Parser()); err != nil {
+		if c.Images, err = loadFile(k, flags, path); err != nil {
 			return Config{}, fmt.Errorf("config file %s: %w", path, err)
-		}
-		for _, key := range k.Keys() {
-			if !isSetting(flags, key) {
-				return Config{}, fmt.Errorf("config file %s: unknown key %q", path, key)
-			}
 		}
 	}
 	if err := k.Load(env.Provider("", env.Opt{Prefix: envPrefix, TransformFunc: fromEnv(flags)}), nil); err != nil {
@@ -85,7 +86,6 @@ func loadConfig(flags *pflag.FlagSet, args []string) (Config, error) {
 	if err := k.Load(posflag.Provider(flags, ".", k), nil); err != nil {
 		return Config{}, fmt.Errorf("flags: %w", err)
 	}
-	var c Config
 	err = k.UnmarshalWithConf("", &c, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
 		DecodeHook:       mapstructure.StringToTimeDurationHookFunc(), // and strings are not split at commas
 		WeaklyTypedInput: true,
@@ -99,6 +99,39 @@ func loadConfig(flags *pflag.FlagSet, args []string) (Config, error) {
 	}
 	return c, c.complete(path != "")
 }
+
+// loadFile reads the configuration file: settings into k, and images.
+func loadFile(k *koanf.Koanf, flags *pflag.FlagSet, path string) ([]imageConfig, error) {
+	text, err := file.Provider(path).ReadBytes()
+	if err != nil {
+		return nil, err
+	}
+	all, err := yaml.Parser().Unmarshal(text)
+	if err != nil {
+		return nil, err
+	}
+	images, has := all["images"]
+	delete(all, "images") // koanf knows no lists of maps
+	if err := k.Load(settings(all), nil); err != nil {
+		return nil, err
+	}
+	for _, key := range k.Keys() {
+		if !isSetting(flags, key) {
+			return nil, fmt.Errorf("unknown key %q", key)
+		}
+	}
+	if !has {
+		return nil, nil
+	}
+	return decodeImages(path, images)
+}
+
+// settings are a koanf.Provider of what has been parsed already.
+type settings map[string]any
+
+func (settings) ReadBytes() ([]byte, error) { return nil, errors.ErrUnsupported }
+
+func (s settings) Read() (map[string]any, error) { return s, nil }
 
 func configPath(flags *pflag.FlagSet) (string, error) {
 	path, err := flags.GetString("config")
@@ -165,7 +198,8 @@ func isLoopback(addr string) (bool, error) {
 }
 
 // service is the part of the configuration that says what is served.
-func (c *Config) service() (service.Options, error) {
+func (c *Config) service(w wiring) (service.Options, error) {
+	w.check = c.Debug
 	follow, err := service.ParseFollow(c.FollowBacking)
 	if err != nil {
 		return service.Options{}, err
@@ -175,6 +209,7 @@ func (c *Config) service() (service.Options, error) {
 		BackingDirs:   c.BackingDir,
 		FollowBacking: follow,
 		Formats:       formats(),
+		Blocksize:     blocksizeFilter{}.filter(wiring{}).Open,
 		Idle:          c.Idle,
 		MaxOpen:       c.MaxOpen,
 		ReadOnly:      c.ReadOnly,
@@ -183,6 +218,13 @@ func (c *Config) service() (service.Options, error) {
 	}
 	for _, text := range c.Image {
 		spec, err := service.ParseImageSpec(text)
+		if err != nil {
+			return service.Options{}, err
+		}
+		opt.Images = append(opt.Images, spec)
+	}
+	for i := range c.Images {
+		spec, err := c.Images[i].spec(w)
 		if err != nil {
 			return service.Options{}, err
 		}

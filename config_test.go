@@ -167,7 +167,7 @@ func TestConfigState(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		opt, err := c.service()
+		opt, err := c.service(wiring{})
 		if err != nil || opt.StateDir != test.want || opt.ReadOnly != test.readOnly {
 			t.Errorf("%v: %q, %v, %v", test.args, opt.StateDir, opt.ReadOnly, err)
 		}

@@ -13,7 +13,7 @@ import (
 func infoCommand() *cobra.Command {
 	var f localFlags
 	cmd := &cobra.Command{
-		Use:   "info FILE",
+		Use:   "info FILE | info --config FILE NAME",
 		Short: "Describe an image, as qemu-img info does",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -27,6 +27,9 @@ func infoCommand() *cobra.Command {
 					return err
 				}
 				out := newImageInfo(args[0], &info)
+				if f.config != "" {
+					out.Graph = newGraphInfo(info.Layers[0].Graph)
+				}
 				if !asJSON {
 					return out.print(cmd.OutOrStdout())
 				}
@@ -39,7 +42,7 @@ func infoCommand() *cobra.Command {
 			})
 		},
 	}
-	f.register(cmd)
+	f.registerConfig(cmd)
 	return cmd
 }
 
@@ -57,6 +60,7 @@ type imageInfo struct {
 	FullBacking   string          `json:"full-backing-filename,omitempty"`
 	Backing       string          `json:"backing-filename,omitempty"`
 	Dirty         bool            `json:"dirty-flag"`
+	Graph         []nodeInfo      `json:"graph,omitempty"` // QEMU has no such member
 }
 
 // snapshotInfo has those of SnapshotInfo.

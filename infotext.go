@@ -47,6 +47,12 @@ func (i *imageInfo) print(w io.Writer) error {
 		line("Format specific information:")
 		i.Specific.Data.print(line)
 	}
+	if len(i.Graph) > 0 {
+		line("graph, from the node upwards:")
+		for n := range i.Graph {
+			line("    %s", i.Graph[n].text())
+		}
+	}
 	_, err := w.Write(b.Bytes())
 	return err
 }

@@ -16,7 +16,7 @@ import (
 func mapCommand() *cobra.Command {
 	var f localFlags
 	cmd := &cobra.Command{
-		Use:   "map FILE",
+		Use:   "map FILE | map --config FILE NAME",
 		Short: "Print where the blocks of an image are, as qemu-img map does",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -37,7 +37,7 @@ func mapCommand() *cobra.Command {
 			})
 		},
 	}
-	f.register(cmd)
+	f.registerConfig(cmd)
 	return cmd
 }
 

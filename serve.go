@@ -91,7 +91,7 @@ func NewServer(ctx context.Context, config Config, stderr io.Writer) (*Server, e
 }
 
 func (s *Server) open(ctx context.Context, config Config) error {
-	options, err := config.service()
+	options, err := config.service(wiring{log: s.log, scratch: openScratch})
 	if err != nil {
 		return err
 	}

@@ -86,11 +86,31 @@ func imageOf(i *service.Info) Image {
 		if l.ClusterSize > 0 {
 			img.Layers[n].ClusterSize = &l.ClusterSize
 		}
+		img.Layers[n].Graph = graphOf(l.Graph)
 	}
 	if i.QCOW2 != nil {
 		img.Qcow2 = qcow2Of(i.QCOW2)
 	}
 	return img
+}
+
+func graphOf(nodes []service.NodeInfo) *[]GraphNode {
+	if len(nodes) == 0 {
+		return nil
+	}
+	graph := make([]GraphNode, len(nodes))
+	for i, n := range nodes {
+		graph[i] = GraphNode{Kind: n.Kind, Node: n.Name, Limits: limitsOf(n.Limits)}
+		if len(n.Counters) == 0 {
+			continue
+		}
+		counters := make(map[string]int64, len(n.Counters))
+		for _, c := range n.Counters {
+			counters[c.Name] = c.Value
+		}
+		graph[i].Counters = &counters
+	}
+	return &graph
 }
 
 func limitsOf(l storage.Limits) Limits {

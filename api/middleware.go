@@ -35,8 +35,8 @@ func (s *server) observe(method, pattern string, next http.HandlerFunc) http.Han
 }
 
 func (o *observed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	o.s.opt.Requests.n.Add(1)
-	defer o.s.opt.Requests.n.Add(-1)
+	o.s.opt.Requests.begin()
+	defer o.s.opt.Requests.end()
 	start := time.Now()
 	resp := &response{ResponseWriter: w, id: [1]string{o.s.ids.of(r)}}
 	w.Header()["X-Request-Id"] = resp.id[:]

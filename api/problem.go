@@ -62,6 +62,7 @@ var kinds = [...]kind{
 	{errUnsatisfiable, http.StatusRequestedRangeNotSatisfiable, "out-of-range", "Beyond the end of the image"},
 	{errNotReady, http.StatusServiceUnavailable, "not-ready", "The server is not ready"},
 	{storage.ErrOutOfService, http.StatusInternalServerError, "io-error", "The image could not be read or written"},
+	{storage.ErrChanged, http.StatusInternalServerError, "io-error", "The image could not be read or written"},
 	{storage.ErrMisaligned, http.StatusBadRequest, "misaligned", "Not a multiple of the minimum block size"},
 	{storage.ErrOutOfRange, http.StatusBadRequest, "out-of-range", "Beyond the end of the image"},
 	{storage.ErrReadOnly, http.StatusForbidden, "read-only", "Not to be written to"},
@@ -138,6 +139,9 @@ func problemOf(err error, instance, id string) Problem {
 func detailOf(err error, k *kind, id string) string {
 	if errors.Is(err, storage.ErrOutOfService) {
 		return fmt.Sprintf("A write failed, and the image was taken out of service. The next request opens it anew. The log says more of request %s.", id)
+	}
+	if errors.Is(err, storage.ErrChanged) {
+		return fmt.Sprintf("What the image stands on has changed underneath. The next request opens it anew. The log says more of request %s.", id)
 	}
 	if k.secret() {
 		return fmt.Sprintf("The server could not answer. Its log says more of request %s.", id)

@@ -30,6 +30,7 @@ func TestProblemTable(t *testing.T) {
 		{storage.ErrNoSpace, 507, "no-space"},
 		{storage.ErrOutOfService, 500, "io-error"},
 		{fmt.Errorf("%w: %w", storage.ErrOutOfService, storage.ErrNoSpace), 500, "io-error"},
+		{storage.ErrChanged, 500, "io-error"},
 		{&storage.InvalidError{Field: "x", Detail: "is odd"}, 400, "invalid-request"},
 		{service.ErrPrecondition, 412, "precondition-failed"},
 		{&tooLargeError{5, "bytes"}, 413, "too-large"},

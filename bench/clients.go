@@ -96,15 +96,25 @@ func count(r io.Reader, before int64) (n int64, last string, err error) {
 	}
 }
 
-// rangeScript is wrk's: each thread makes its requests before it starts, 4 KiB
+// wrkScript is Lua: each thread of wrk makes its requests before it starts, 4 KiB
 // at random multiples of 4 KiB, and goes through them again and again.
-const rangeScript = `
+const wrkScript = `
 local requests, at = {}, 0
+local threads = 0
+function setup(thread)
+  threads = threads + 1
+  thread:set("id", threads)
+end
 function init(args)
-  math.randomseed(tonumber(args[1]))
+  local method, size = args[1], tonumber(args[2])
+  local header, format, body = "Range", "bytes=%d-%d", nil
+  if method == "PUT" then
+    header, format, body = "Content-Range", "bytes %d-%d/*", string.rep("not zeros ", 410):sub(1, 4096)
+  end
+  math.randomseed(42 + id)
   for i = 1, 20000 do
-    local off = math.random(0, tonumber(args[2]) / 4096 - 1) * 4096
-    requests[i] = wrk.format("GET", nil, {["Range"] = string.format("bytes=%d-%d", off, off + 4095)})
+    local off = math.random(0, size / 4096 - 1) * 4096
+    requests[i] = wrk.format(method, nil, {[header] = string.format(format, off, off + 4095)}, body)
   end
 end
 function request()
@@ -113,23 +123,36 @@ function request()
 end
 `
 
-// ranges asks for random 4 KiB ranges with wrk over 16 connections, and
-// returns how many it got a second.
+// ranges asks for random 4 KiB ranges, and returns how many it got a second.
 func (s *setup) ranges(ctx context.Context, address string, size int64) (float64, error) {
-	script := filepath.Join(s.dir, "ranges.lua")
-	if err := os.WriteFile(script, []byte(rangeScript), 0o644); err != nil {
+	return s.wrk(ctx, http.MethodGet, address, size)
+}
+
+// puts writes random 4 KiB, and returns how many it got done a second.
+func (s *setup) puts(ctx context.Context, address string, size int64) (float64, error) {
+	return s.wrk(ctx, http.MethodPut, address, size)
+}
+
+// wrk makes requests over 16 connections.
+func (s *setup) wrk(ctx context.Context, method, address string, size int64) (float64, error) {
+	script := filepath.Join(s.dir, "wrk.lua")
+	if err := os.WriteFile(script, []byte(wrkScript), 0o644); err != nil {
 		return 0, err
 	}
-	duration := "4s"
-	if s.small {
-		duration = "1s"
-	}
-	out, err := exec.CommandContext(ctx, "wrk", "-t", "2", "-c", "16", "-d", duration, "-s", script, address,
-		"--", "42", strconv.FormatInt(size, 10)).CombinedOutput()
+	out, err := exec.CommandContext(ctx, "wrk", "-t", "2", "-c", "16", "-d", fmt.Sprint(s.seconds(), "s"), "-s", script, address,
+		"--", method, strconv.FormatInt(size, 10)).CombinedOutput()
 	if err != nil {
 		return 0, fmt.Errorf("wrk: %w\n%s", err, out)
 	}
 	return parseWrk(string(out))
+}
+
+// seconds is how long what has no end runs.
+func (s *setup) seconds() int {
+	if s.small {
+		return 1
+	}
+	return 4
 }
 
 func parseWrk(out string) (float64, error) {

@@ -10,10 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"os/exec"
-	"path/filepath"
-	"strconv"
 	"sync"
 	"sync/atomic"
 )
@@ -100,51 +97,6 @@ func post(ctx context.Context, address string, v any) error {
 		return fmt.Errorf("POST %s: %s (%w)\n%s", address, resp.Status, err, text)
 	}
 	return nil
-}
-
-// putScript is wrk's: as rangeScript, but it writes.
-const putScript = `
-local requests, at = {}, 0
-local threads = 0
-function setup(thread)
-  threads = threads + 1
-  thread:set("id", threads)
-end
-function init(args)
-  math.randomseed(tonumber(args[1]) + id)
-  local body = string.rep("not zeros ", 410):sub(1, 4096)
-  for i = 1, 20000 do
-    local off = math.random(0, tonumber(args[2]) / 4096 - 1) * 4096
-    requests[i] = wrk.format("PUT", nil, {["Content-Range"] = string.format("bytes %d-%d/*", off, off + 4095)}, body)
-  end
-end
-function request()
-  at = at % #requests + 1
-  return requests[at]
-end
-`
-
-// puts writes random 4 KiB with wrk over 16 connections, and returns how many it
-// got done a second.
-func (s *setup) puts(ctx context.Context, address string, size int64) (float64, error) {
-	script := filepath.Join(s.dir, "puts.lua")
-	if err := os.WriteFile(script, []byte(putScript), 0o644); err != nil {
-		return 0, err
-	}
-	out, err := exec.CommandContext(ctx, "wrk", "-t", "2", "-c", "16", "-d", fmt.Sprint(s.seconds(), "s"), "-s", script, address,
-		"--", "42", strconv.FormatInt(size, 10)).CombinedOutput()
-	if err != nil {
-		return 0, fmt.Errorf("wrk: %w\n%s", err, out)
-	}
-	return parseWrk(string(out))
-}
-
-// seconds is how long what has no end runs.
-func (s *setup) seconds() int {
-	if s.small {
-		return 1
-	}
-	return 4
 }
 
 // fio runs a job over NBD and returns how many writes it got done a second, and

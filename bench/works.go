@@ -13,6 +13,7 @@ func works() []work {
 		{"read-raw", readRaw},
 		{"read-qcow2", readQCOW2},
 		{"ranges", randomRanges},
+		{"filters", filteredRanges},
 		{"map", wholeMap},
 		{"pages", mapPages},
 		{"zlib", func(ctx context.Context, s *setup, results *table) error { return readPacked(ctx, s, results, "zlib") }},

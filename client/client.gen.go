@@ -322,6 +322,27 @@ type FieldError struct {
 // FlushRequest It has no members.
 type FlushRequest = map[string]interface{}
 
+// GraphNode A node where bytes are, or a filter over one.
+type GraphNode struct {
+	// Counters What it has counted since it was opened, by name; absent where it
+	// counts nothing.
+	//
+	//
+	// Example: {"read_bytes":49152,"read_operations":12}
+	Counters *map[string]int64 `json:"counters,omitempty"`
+
+	// Kind What it is, as a configuration calls it, such as `file`, `http` or `offset`.
+	Kind string `json:"kind"`
+
+	// Limits Block size limits, bytes.
+	//
+	// Example: {"max_cache":67108864,"max_data":67108864,"max_trim":4294967295,"max_zero":4294967295,"minimum":1,"preferred":65536}
+	Limits Limits `json:"limits"`
+
+	// Node What extents and errors call it. That of the last is the layer's.
+	Node string `json:"node"`
+}
+
 // Image An image.
 type Image struct {
 	// Allocated What the image's own file takes on disk, and its external data file
@@ -474,6 +495,9 @@ type Layer struct {
 
 	// Format `qcow2` or `raw`.
 	Format string `json:"format"`
+
+	// Graph What the layer stands on, from the node upwards. A file is one entry.
+	Graph *[]GraphNode `json:"graph,omitempty"`
 
 	// Node What extents call the file.
 	Node string `json:"node"`

@@ -118,7 +118,7 @@ func (s *Service) detach(i *image) error {
 			return
 		}
 		acc.i = nil
-		lost := i.isBroken()
+		lost := i.hasFailed()
 		for _, a := range acc.allocations {
 			if a.i != i {
 				continue
@@ -144,13 +144,15 @@ func (s *Service) detach(i *image) error {
 func (s *Service) detachBroken(key fileKey) {
 	l := s.ledger
 	l.mu.Lock()
-	acc := l.accounts[key]
-	var i *image
-	if acc != nil && acc.i != nil && acc.i.isBroken() {
-		i = acc.i
+	var broken []*image
+	for _, acc := range l.accounts {
+		same := acc.key == key || key.graph != "" && acc.key.graph == key.graph // whatever it stands on
+		if same && acc.i != nil && acc.i.isBroken() {
+			broken = append(broken, acc.i)
+		}
 	}
 	l.mu.Unlock()
-	if i != nil {
+	for _, i := range broken {
 		s.report("", s.detach(i))
 	}
 }

@@ -80,7 +80,18 @@ func newLedger(opt *Options) (*ledger, error) {
 }
 
 // fileOf is the file of an image, whatever its name leads to now.
-func fileOf(i *image) fileKey { return keyOf(i.chain.files[0].identity) }
+func fileOf(i *image) fileKey { return i.chain.bases[0].account() }
+
+// bootOf says until when what was written to the image, and not synced, is
+// certain to be there: until the machine stops, or for as long as a graph is open
+// that keeps it to itself.
+func (l *ledger) bootOf(i *image) string {
+	b := i.chain.bases[0]
+	if g := b.shared.graph; g != nil && (b.file == nil || !g.through()) {
+		return "graph-" + g.epoch
+	}
+	return l.boot
+}
 
 // account is that of a file, made if need be. l.mu must be held.
 func (l *ledger) account(key fileKey) *account {

@@ -77,7 +77,7 @@ func (l *ledger) unexpect(i *image) {
 func (l *ledger) reserve(ctx context.Context, h *Handle, req *AllocationRequest) (*allocation, error) {
 	now := time.Now().UTC().Round(0)
 	a := &allocation{record: record{
-		ID: newID(), Image: h.name, File: storeKey(fileOf(h.image)), Boot: l.boot, Created: now, Expires: l.expiry(),
+		ID: newID(), Image: h.name, File: storeKey(fileOf(h.image)), Boot: l.bootOf(h.image), Created: now, Expires: l.expiry(),
 	}}
 	var err error
 	if req.Anchored != nil {

@@ -55,15 +55,15 @@ func (l *ledger) resumption(h *Handle) *resumption {
 	acc.i = h.image
 	r.strays(acc)
 	if acc.clean != nil {
-		r.unchanged = sameState(*acc.clean, h.chain.files[0].identity)
+		r.unchanged = sameState(*acc.clean, h.chain.bases[0].identity)
 		r.change.dirty = append(r.change.dirty, acc.key)
 		acc.clean = nil
 	}
-	now := time.Now()
+	now, boot := time.Now(), l.bootOf(h.image)
 	for _, a := range acc.allocations {
 		// What was filled and not synced is there if the machine has not
 		// stopped since.
-		certain := r.unchanged || l.boot != "" && a.Boot == l.boot
+		certain := r.unchanged || boot != "" && a.Boot == boot
 		over := a.Doomed || !certain || !a.Expires.After(now)
 		switch {
 		case !a.idle(): // through the image that is out of service: nobody knows when that ends
@@ -90,7 +90,7 @@ func (r *resumption) strays(acc *account) {
 			continue
 		}
 		from := a.account
-		if from.key.device || acc.key.device || from.key.ino != acc.key.ino {
+		if from.key.device || acc.key.device || from.key.ino != acc.key.ino || from.key.graph != acc.key.graph {
 			r.lost = append(r.lost, a)
 			continue
 		}
@@ -264,7 +264,7 @@ func (r *resumption) finish() {
 	}
 	for _, a := range slices.Concat(r.keep, r.claims) {
 		a.i = r.h.image
-		a.Boot, a.late = r.l.boot, true
+		a.Boot, a.late = r.l.bootOf(a.i), true
 		r.h.s.holdImage(a.i)
 	}
 }
@@ -295,10 +295,11 @@ func (l *ledger) closing(i *image, clean bool) error {
 	l.tidy(acc)
 	kept := len(acc.allocations) > 0
 	l.mu.Unlock()
-	if !kept || !clean || l.store.failed() {
+	b := i.chain.bases[0]
+	if !kept || !clean || l.store.failed() || b.file == nil || b.graph != nil && !b.graph.through() {
 		return nil
 	}
-	id, err := settled(i.s.always, i.chain.files[0].file)
+	id, err := settled(i.s.always, b.file.file)
 	if err != nil {
 		return err
 	}

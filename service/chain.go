@@ -15,7 +15,7 @@ const maxLayers = 64
 // A chain is an image being opened, the top layer first. Who fails closes it.
 type chain struct {
 	s      *Service
-	files  []openFile // of all layers; the first is the top layer's own
+	bases  []*base // of all layers; the first is the top layer's own
 	layers []openLayer
 	caches int64 // what it has of the budget, bytes
 }
@@ -24,8 +24,9 @@ type chain struct {
 type openLayer struct {
 	Layer
 	source
-	node *storage.Node
-	data *storage.Node // nil: no external data file
+	base *base
+	node *storage.Node // the base's
+	data *base         // nil: no external data file
 }
 
 // open opens all layers.
@@ -50,7 +51,7 @@ func (c *chain) open(ctx context.Context, name string, top source) (*image, erro
 	if l, ok := c.layers[0].Mapper.(failer); ok {
 		i.failed = l.Failed
 	}
-	i.counts.start(c.s.generations(c.s.keyOf(&top, c.files[0].identity), c))
+	i.counts.start(c.s.generations(c.s.keyOf(&top, c.bases[0].identity), c))
 	var err error
 	if i.device, err = i.chain.device(i.counts.changing); err != nil {
 		return nil, fmt.Errorf("image %q: %w", name, err)
@@ -61,20 +62,23 @@ func (c *chain) open(ctx context.Context, name string, top source) (*image, erro
 
 // addLayer opens the layer in the first of the files that can be opened.
 func (c *chain) addLayer(ctx context.Context, found []source) error {
-	f, err := c.addFirst(ctx, found)
+	b, err := c.addFirst(ctx, found)
 	if err != nil {
 		return err
 	}
-	l := openLayer{source: f.source, node: f.node}
+	l := openLayer{source: b.source, base: b, node: b.node()}
 	granted := c.s.caches.take(leastMetadata, mostMetadata)
 	c.caches += granted
-	l.Layer, err = c.s.opt.Formats[l.format].Open(ctx, f.node, DriverOptions{
+	l.Layer, err = c.s.opt.Formats[l.format].Open(ctx, l.node, DriverOptions{
 		Backed:    l.spec != nil && l.spec.Backing != "",
 		CacheSize: granted,
 		OpenData: func(ctx context.Context, name string) (*storage.Node, error) {
-			var err error
-			l.data, err = c.addData(ctx, &l.source, name)
-			return l.data, err
+			data, err := c.addData(ctx, &l.source, name)
+			if err != nil {
+				return nil, err
+			}
+			l.data = data
+			return data.node(), nil
 		},
 	})
 	if err != nil {
@@ -104,6 +108,9 @@ func (c *chain) below() (string, []source, error) {
 		return "", nil, nil
 	}
 	what := fmt.Sprintf("backing file %q", last.Backing)
+	if last.host == "" {
+		return what, nil, unnamed(&last.source)
+	}
 	format := last.BackingFormat
 	if format == "" {
 		format = FormatOf(last.Backing, c.s.opt.Formats)
@@ -141,18 +148,18 @@ func (c *chain) device(changing func(mapping bool)) (*block.Device, error) {
 	for i := range c.layers {
 		mappers[i] = c.layers[i].Mapper
 	}
-	nodes := make([]*storage.Node, len(c.files))
-	for i := range c.files {
-		nodes[i] = c.files[i].node
+	nodes := make([]*storage.Node, len(c.bases))
+	for i, b := range c.bases {
+		nodes[i] = b.node()
 	}
 	unpacked := c.s.caches.take(leastUnpacked, mostUnpacked)
 	c.caches += unpacked
 	return block.New(mappers, block.Options{Nodes: nodes, UnpackedCache: unpacked, Check: c.s.opt.Check, Changing: changing})
 }
 
-// close closes the layers and then the files below them.
+// close closes the layers and then what they stand on.
 func (c *chain) close() error {
-	return errors.Join(c.closeLayers(), c.closeFiles())
+	return errors.Join(c.closeLayers(), c.closeBases())
 }
 
 func (c *chain) closeLayers() error {
@@ -164,10 +171,10 @@ func (c *chain) closeLayers() error {
 	return errors.Join(errs...)
 }
 
-func (c *chain) closeFiles() error {
+func (c *chain) closeBases() error {
 	var errs []error
-	for i := range c.files {
-		errs = append(errs, c.s.files.put(c.files[i].shared, i > 0))
+	for i, b := range c.bases {
+		errs = append(errs, b.close(), c.s.files.put(b.shared, i > 0))
 	}
 	return errors.Join(errs...)
 }

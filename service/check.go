@@ -70,7 +70,7 @@ func (s *Service) checkRepair(src *source, repair string) error {
 	if s.opt.Formats[src.format].Check == nil {
 		return fmt.Errorf("%w: images of format %s have nothing to check", storage.ErrUnsupported, src.format)
 	}
-	if repair != RepairNone && (s.opt.ReadOnly || src.spec != nil && src.spec.ReadOnly) {
+	if repair != RepairNone && (s.opt.ReadOnly || src.readOnly()) {
 		return storage.ErrReadOnly
 	}
 	return nil
@@ -116,47 +116,48 @@ func (s *Service) checkUnopened(ctx context.Context, src *source, name, repair s
 	}
 	c := &chain{s: s}
 	defer func() {
+		if repair != RepairNone {
+			c.wrote(c.bases...)
+		}
 		s.files.release(c, c.shared())
-		err = errors.Join(err, c.closeFiles())
+		err = errors.Join(err, c.closeBases())
 	}()
-	own := func() error {
-		f := c.files[len(c.files)-1].shared
+	own := func(b *base) error {
 		if repair == RepairNone {
 			return nil
 		}
-		if s.files.claim(c, []*sharedFile{f}) != nil {
+		if s.files.claim(c, b.files()) != nil {
 			return fmt.Errorf("%w: the image is in use", storage.ErrConflict)
 		}
-		if err := s.checkUnused(ctx, []*sharedFile{f}, c.files[0].shared.key); err != nil {
+		if err := s.checkUnused(ctx, b.files(), c.bases[0].shared.key.file); err != nil {
 			return err
 		}
-		return f.file.StartWriting(ctx)
+		return b.node().StartWriting(ctx)
 	}
 	top, err := c.addFirst(ctx, []source{*src})
 	if err != nil {
 		return nil, err
 	}
-	node := top.node // c.files may move
-	if err := own(); err != nil {
+	if err := own(top); err != nil {
 		return nil, err
 	}
-	return s.opt.Formats[src.format].Check(ctx, node, CheckOptions{
+	return s.opt.Formats[src.format].Check(ctx, top.node(), CheckOptions{
 		Repair: repair,
 		OpenData: func(ctx context.Context, stored string) (*storage.Node, error) {
 			data, err := c.addData(ctx, src, stored)
-			if err == nil {
-				err = own()
+			if err != nil {
+				return nil, err
 			}
-			return data, err
+			return data.node(), own(data)
 		},
 	})
 }
 
-// shared are the files of the chain.
+// shared is what the chain stands on.
 func (c *chain) shared() []*sharedFile {
-	files := make([]*sharedFile, len(c.files))
-	for i := range c.files {
-		files[i] = c.files[i].shared
+	var files []*sharedFile
+	for _, b := range c.bases {
+		files = append(files, b.files()...)
 	}
 	return files
 }

@@ -102,7 +102,7 @@ const mostKept = 1024
 // and its files.
 type keptGenerations struct {
 	mapping, data string
-	files         []file.Identity
+	bases         []baseState
 }
 
 // keep remembers the generations of an image that was written to and closes
@@ -112,13 +112,19 @@ func (s *Service) keep(i *image) {
 		return
 	}
 	k := keptGenerations{mapping: i.counts.mapping.current(), data: i.counts.data.current()}
-	for n := range i.chain.files {
-		// Our lock is still held: whoever writes after it leaves another time.
-		id, err := settled(s.ctx, i.chain.files[n].file)
-		if err != nil {
-			return
+	for _, b := range i.chain.bases {
+		var id file.Identity
+		if b.file != nil {
+			// Our lock is still held: whoever writes after it leaves another time.
+			var err error
+			if id, err = settled(s.ctx, b.file.file); err != nil {
+				return
+			}
 		}
-		k.files = append(k.files, id)
+		k.bases = append(k.bases, s.state(b, id))
+		if g := b.shared.graph; g != nil && i.writes(b) {
+			s.files.wrote(g, id)
+		}
 	}
 	s.keptMu.Lock()
 	defer s.keptMu.Unlock()
@@ -137,20 +143,8 @@ func (s *Service) generations(key imageKey, c *chain) (mapping, data string) {
 	s.keptMu.Lock()
 	k, ok := s.kept[key]
 	s.keptMu.Unlock()
-	if ok && slices.EqualFunc(k.files, c.files, func(id file.Identity, f openFile) bool { return id == f.identity }) {
+	if ok && slices.EqualFunc(k.bases, c.bases, func(was baseState, b *base) bool { return was == s.state(b, b.identity) }) {
 		return k.mapping, k.data
 	}
-	return c.generations(s.salt(c))
-}
-
-// salt is mixed into generations that are derived from block devices: their
-// identity does not tell that they were written to, so their generations hold
-// until we have written to one, and not across restarts.
-func (s *Service) salt(c *chain) string {
-	for n := range c.files {
-		if c.files[n].identity.Device {
-			return s.epoch + "-" + strconv.FormatUint(s.deviceWrites.Load(), 36)
-		}
-	}
-	return ""
+	return c.generations()
 }

@@ -133,7 +133,7 @@ func (s *Service) bindBacking(ctx context.Context, opt *CreateOptions) (release 
 		h.Release()
 		return nil, err
 	}
-	f := h.chain.files[0].shared
+	f := h.chain.bases[0].shared
 	if !s.files.name(f) {
 		h.Release()
 		return nil, fmt.Errorf("%w: it is being written to", storage.ErrConflict)
@@ -158,6 +158,9 @@ func (s *Service) acquireUnwritten(ctx context.Context, name string) (*Handle, e
 
 // bind fills in what of the backing stands in the new image.
 func (s *Service) bind(opt *CreateOptions, h *Handle) error {
+	if h.top.graph != nil {
+		return fmt.Errorf("%w: it stands on a graph, which no image can name", storage.ErrRefused)
+	}
 	format := h.LayerFormat(0)
 	if opt.BackingFormat == "" {
 		opt.BackingFormat = format
@@ -179,7 +182,7 @@ func (s *Service) bind(opt *CreateOptions, h *Handle) error {
 	if err != nil {
 		return err
 	}
-	if id, err := found[0].identify(); err != nil || !id.SameFile(h.chain.files[0].identity) {
+	if id, err := found[0].identify(); err != nil || !id.SameFile(h.chain.bases[0].identity) {
 		return fmt.Errorf("%w: it cannot be named from the served directory", storage.ErrRefused)
 	}
 	if !opt.HasSize {

@@ -43,7 +43,7 @@ func (s *Service) delete(ctx context.Context, src *source, name string, match fu
 		return err
 	}
 	defer h.giveTurn()
-	f := h.chain.files[0].shared
+	f := h.chain.bases[0].shared
 	err = s.deleteFile(ctx, src, f, h.image, func() bool { return h.ClaimDataGeneration(match) })
 	if err == nil {
 		s.evict(h)
@@ -66,7 +66,10 @@ func (s *Service) deleteUnopened(ctx context.Context, src *source) error {
 // deleteFile removes the file while nobody can begin to need it. i is the image
 // that it is open as, if it is; it may be written to.
 func (s *Service) deleteFile(ctx context.Context, src *source, f *sharedFile, i *image, claim func() bool) error {
-	if err := s.checkUnused(ctx, []*sharedFile{f}, f.key); err != nil { // before and after, as claim does
+	if err := s.checkGraphs(f.key.file); err != nil {
+		return err
+	}
+	if err := s.checkUnused(ctx, []*sharedFile{f}, f.key.file); err != nil { // before and after, as claim does
 		return err
 	}
 	release, err := s.files.seal(f, i)
@@ -74,7 +77,7 @@ func (s *Service) deleteFile(ctx context.Context, src *source, f *sharedFile, i 
 		return err
 	}
 	defer release()
-	if err := s.checkUnused(ctx, []*sharedFile{f}, f.key); err != nil {
+	if err := s.checkUnused(ctx, []*sharedFile{f}, f.key.file); err != nil {
 		return err
 	}
 	if !claim() {
@@ -83,7 +86,7 @@ func (s *Service) deleteFile(ctx context.Context, src *source, f *sharedFile, i 
 	if err := f.file.StartWriting(ctx); err != nil { // for its lock: nobody else has the file open
 		return err
 	}
-	if id, err := src.identify(); err != nil || keyOf(id) != f.key {
+	if id, err := src.identify(); err != nil || keyOf(id) != f.key.file {
 		return errors.Join(fmt.Errorf("%w: it was replaced meanwhile", storage.ErrConflict), err)
 	}
 	return src.root.dir.Remove(ctx, src.path)

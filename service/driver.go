@@ -12,6 +12,9 @@ type Driver struct {
 	Extensions []string
 	// Children: layers may have a backing and an external data file.
 	Children bool
+	// Unaligned: layers ask their node for any offset and length, whatever its
+	// limits are.
+	Unaligned bool
 	// Open opens the layer in node, which it does not close.
 	Open func(ctx context.Context, node *storage.Node, opt DriverOptions) (Layer, error)
 	// Peek reads what the image in node stores of its children. It opens none

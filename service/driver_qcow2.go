@@ -13,6 +13,7 @@ func QCOW2Driver() Driver {
 	return Driver{
 		Extensions: []string{".qcow2"},
 		Children:   true,
+		Unaligned:  true,
 		Open: func(ctx context.Context, node *storage.Node, opt DriverOptions) (Layer, error) {
 			i, err := qcow2.Open(ctx, node, qcow2.Options{OpenData: opt.OpenData, Backed: opt.Backed, CacheSize: opt.CacheSize})
 			if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/extentd/extentd/storage"
@@ -20,22 +21,52 @@ const formatData = "data"
 // file system advances by the tick of a slow kernel timer.
 const settle = 12 * time.Millisecond
 
-// An openFile is a file of an open image, and what it was when it was opened.
-type openFile struct {
+// A base is what a layer of an open image, or its external data file, stands on: a
+// file, or a graph.
+type base struct {
 	source
 	shared   *sharedFile
-	file     *file.File // of shared
-	node     *storage.Node
-	identity file.Identity
+	file     *sharedFile   // at the bottom: shared, or the graph's; nil: there is none
+	nodes    []openNode    // from the node upwards
+	identity file.Identity // of the file, when the image was opened
 }
 
-// addFirst opens the first of the files that is there and may be opened.
-func (c *chain) addFirst(ctx context.Context, found []source) (*openFile, error) {
+// node is what the bytes are reached through.
+func (b *base) node() *storage.Node { return b.nodes[len(b.nodes)-1].Node }
+
+// files are what is written to with the base.
+func (b *base) files() []*sharedFile {
+	files := []*sharedFile{b.shared}
+	if b.graph != nil && b.file != nil && b.graph.through() {
+		files = append(files, b.file)
+	}
+	return files
+}
+
+// uses reports whether the base has one of the files.
+func (b *base) uses(files []*sharedFile) bool {
+	return slices.Contains(files, b.shared) || b.file != nil && slices.Contains(files, b.file)
+}
+
+// account is where allocations in the base are booked.
+func (b *base) account() fileKey {
+	key := keyOf(b.identity)
+	if b.graph != nil {
+		if !b.graph.through() {
+			key = fileKey{}
+		}
+		key.graph = b.spec.Name
+	}
+	return key
+}
+
+// addFirst opens the first of the sources that is there and may be opened.
+func (c *chain) addFirst(ctx context.Context, found []source) (*base, error) {
 	var first error
 	for i := range found {
-		f, err := c.addFile(ctx, &found[i])
+		b, err := c.addBase(ctx, &found[i])
 		if err == nil {
-			return f, nil
+			return b, nil
 		}
 		if first == nil {
 			first = err
@@ -47,9 +78,9 @@ func (c *chain) addFirst(ctx context.Context, found []source) (*openFile, error)
 	return nil, first
 }
 
-// addFile opens a file, which must not be in the chain yet.
-func (c *chain) addFile(ctx context.Context, src *source) (*openFile, error) {
-	below := len(c.files) > 0
+// addBase opens a source, which must not be in the chain yet.
+func (c *chain) addBase(ctx context.Context, src *source) (*base, error) {
+	below := len(c.bases) > 0
 	f, err := c.s.files.get(ctx, src, below)
 	if errors.Is(err, storage.ErrConflict) { // with an image that may be idle
 		c.s.evictWriter(src)
@@ -58,27 +89,62 @@ func (c *chain) addFile(ctx context.Context, src *source) (*openFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, err := settled(ctx, f.file)
-	if err != nil {
+	b := &base{source: *src, shared: f, file: f}
+	if f.graph != nil {
+		b.file = f.graph.file
+	}
+	if err := c.fill(ctx, b); err != nil {
 		return nil, errors.Join(err, c.s.files.put(f, below))
 	}
-	for i := range c.files {
-		if c.files[i].shared == f {
-			return nil, errors.Join(fmt.Errorf("%w: the chain of files loops", storage.ErrBackingUnavailable), c.s.files.put(f, below))
+	c.bases = append(c.bases, b)
+	return b, nil
+}
+
+// fill looks at what was opened, and makes nodes of a file.
+func (c *chain) fill(ctx context.Context, b *base) error {
+	for _, other := range c.bases {
+		if other.shared == b.shared {
+			return fmt.Errorf("%w: the chain of files loops", storage.ErrBackingUnavailable)
 		}
 	}
-	node := storage.NewNode(src.node, f.file, storage.NodeOptions{Check: c.s.opt.Check})
-	c.files = append(c.files, openFile{source: *src, shared: f, file: f.file, node: node, identity: id})
-	return &c.files[len(c.files)-1], nil
+	if b.file != nil {
+		var err error
+		if b.identity, err = settled(ctx, b.file.file); err != nil {
+			return err
+		}
+	}
+	if g := b.shared.graph; g != nil {
+		b.nodes = g.nodes
+		return nil
+	}
+	var f storage.File = b.file.file
+	if c.s.opt.Formats[b.format].Unaligned { // so that what closes it does not
+		f = borrowed{b.file.file}
+	}
+	bottom := openNode{storage.NewNode(b.source.node, f, storage.NodeOptions{Check: c.s.opt.Check}), kindFile}
+	var err error
+	b.nodes, err = c.s.unaligned(ctx, b.format, []openNode{bottom})
+	return err
+}
+
+// close closes what the image has over a file for itself.
+func (b *base) close() error {
+	if b.shared.graph != nil || len(b.nodes) < 2 {
+		return nil
+	}
+	return b.node().Close()
 }
 
 // addData opens the external data file of the image at src, which names it.
-func (c *chain) addData(ctx context.Context, src *source, name string) (*storage.Node, error) {
+func (c *chain) addData(ctx context.Context, src *source, name string) (*base, error) {
 	if src.spec != nil && src.spec.DataFile != "" {
 		path := src.spec.DataFile
 		name = filepath.Base(path)
 		bound := source{node: name, format: formatData, path: path, host: path}
 		return c.openData(ctx, name, []source{bound})
+	}
+	if src.host == "" {
+		return nil, fmt.Errorf("data file %q: %w", name, unnamed(src))
 	}
 	found, err := c.s.follow(src, name, formatData)
 	if err != nil {
@@ -87,12 +153,12 @@ func (c *chain) addData(ctx context.Context, src *source, name string) (*storage
 	return c.openData(ctx, name, found)
 }
 
-func (c *chain) openData(ctx context.Context, name string, found []source) (*storage.Node, error) {
-	f, err := c.addFirst(ctx, found)
+func (c *chain) openData(ctx context.Context, name string, found []source) (*base, error) {
+	b, err := c.addFirst(ctx, found)
 	if err != nil {
 		return nil, fmt.Errorf("data file %q: %w", name, unavailable(err))
 	}
-	return f.node, nil
+	return b, nil
 }
 
 // settled waits until the last change of the file lies in the past, and returns
@@ -114,6 +180,11 @@ func settled(ctx context.Context, f *file.File) (file.Identity, error) {
 	case <-ctx.Done():
 		return id, ctx.Err()
 	}
+}
+
+// unnamed refuses names stored in an image that does not lie in a file.
+func unnamed(src *source) error {
+	return fmt.Errorf("%w: names stored on %s lead nowhere: they must be bound to images", storage.ErrBackingUnavailable, src.node)
 }
 
 // unavailable is what a child that cannot be opened is to its parent: one that

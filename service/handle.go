@@ -1,6 +1,7 @@
 package service
 
 import (
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -50,13 +51,18 @@ func (h *Handle) ClaimDataGeneration(match func(dataGeneration string) bool) boo
 	return h.counts.claim(&h.counts.data, match)
 }
 
-// Path is where a node of the image is on the host, "" if it is none of its
-// nodes. It is for a local user: a server must not tell it.
+// Path is where the file of a node is on the host, or of a graph that stands on
+// none what its bottom is called; "" if it is none of the image's nodes. It is
+// for a local user: a server must not tell it.
 func (h *Handle) Path(node *storage.Node) string {
-	for i := range h.chain.files {
-		if h.chain.files[i].node == node {
-			return h.chain.files[i].host
+	for _, b := range h.chain.bases {
+		if !slices.ContainsFunc(b.nodes, func(n openNode) bool { return n.Node == node }) {
+			continue
 		}
+		if b.host == "" {
+			return b.nodes[0].Name()
+		}
+		return b.host
 	}
 	return ""
 }
@@ -86,7 +92,7 @@ func (h *Handle) close() error {
 // opened, as of Options.Recheck ago at most. Under load that spares a small read
 // a system call, 7 % of its time.
 func (h *Handle) current() bool {
-	if h.isBroken() {
+	if h.isBroken() || h.stale() {
 		return false
 	}
 	now := time.Now().UnixNano()

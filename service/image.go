@@ -22,6 +22,9 @@ type imageKey struct {
 }
 
 func (s *Service) keyOf(top *source, id file.Identity) imageKey {
+	if top.graph != nil { // its own, whatever it stands on
+		return imageKey{file: top.key(id).file}
+	}
 	key := imageKey{file: keyOf(id), format: top.format}
 	if s.opt.Formats[top.format].Children {
 		key.dir = filepath.Dir(top.host)
@@ -46,7 +49,8 @@ type image struct {
 	refs    int           // guarded by Service.mu
 	turn    chan struct{} // of one: who has it upgrades the image, or changes it as a whole
 	writing atomic.Bool   // it was upgraded
-	broken  atomic.Bool   // it is handed out no more
+	broken  atomic.Bool   // a write has failed: it is handed out no more
+	retired atomic.Bool   // nor is it then, but who has it goes on
 	flushed flushState
 	updates sync.RWMutex // held by each update of the map, see HoldMap
 }
@@ -124,7 +128,7 @@ func (s *Service) loadImage(ctx context.Context, name string, top *source, key i
 		return nil, err
 	}
 	i.name, i.key, i.refs = name, key, 1
-	if keyOf(i.chain.files[0].identity) != key.file { // it was replaced meanwhile: for this name alone
+	if top.graph == nil && keyOf(i.chain.bases[0].identity) != key.file { // it was replaced meanwhile: for this name alone
 		delete(s.shared, key)
 		return i, nil
 	}
@@ -166,32 +170,64 @@ func (s *Service) forget(i *image) {
 	}
 }
 
-// current reports whether the files are what they were when the image was
-// opened; id is what its name leads to now. Its own files are what we made of
-// them once we write: nobody else can.
+// current reports whether what the image stands on is what it was when the image
+// was opened; id is what its name leads to now. Its own files are what we made
+// of them once we write: nobody else can.
 func (i *image) current(id file.Identity) bool {
-	if i.isBroken() {
+	if i.isBroken() || i.stale() {
 		return false
 	}
-	top := &i.chain.files[0]
 	writing := i.writing.Load()
-	if id != top.identity && (!writing || !id.SameFile(top.identity)) {
-		return false
-	}
-	for n := 1; n < len(i.chain.files); n++ {
-		f := &i.chain.files[n]
-		if writing && f.node == i.chain.layers[0].data {
+	for n, b := range i.chain.bases {
+		g := b.graph
+		if b.file == nil {
 			continue
 		}
-		if id, err := f.shared.file.Identity(); err != nil || id != f.identity {
+		now := id
+		if n > 0 || g != nil && g.precious() {
+			var err error
+			if now, err = b.file.file.Identity(); err != nil {
+				return false
+			}
+		}
+		ours := writing && i.writes(b) && (g == nil || g.through()) && now.SameFile(b.identity)
+		if now != b.identity && !ours {
 			return false
 		}
 	}
 	return true
 }
 
+// targets are the bases that the image writes to, once it does.
+func (i *image) targets() []*base {
+	targets := i.chain.bases[:1:1]
+	if data := i.chain.layers[0].data; data != nil {
+		targets = append(targets, data)
+	}
+	return targets
+}
+
+// writes reports whether a base is one of the targets.
+func (i *image) writes(b *base) bool {
+	return b == i.chain.bases[0] || b == i.chain.layers[0].data
+}
+
+// stale reports whether something remote is known to be no longer what was
+// opened. It asks nothing.
+func (i *image) stale() bool {
+	for _, b := range i.chain.bases {
+		if g := b.graph; g != nil && !g.precious() && b.shared.graph.stale.Load() {
+			return true
+		}
+	}
+	return false
+}
+
 // isBroken reports whether the image must be opened anew.
-func (i *image) isBroken() bool {
+func (i *image) isBroken() bool { return i.retired.Load() || i.hasFailed() }
+
+// hasFailed reports whether a write has failed.
+func (i *image) hasFailed() bool {
 	if i.broken.Load() {
 		return true
 	}
@@ -207,38 +243,62 @@ func (i *image) isBroken() bool {
 func (i *image) fail() {
 	i.broken.Store(true)
 	i.s.forget(i)
+	if i.writing.Load() {
+		i.chain.wrote(i.targets()...)
+	}
 	files := i.written()
 	i.s.files.spend(files)
 	i.s.files.release(i, files)
 }
 
-// written are the files that the image writes to.
-func (i *image) written() []*sharedFile {
-	files := []*sharedFile{i.chain.files[0].shared}
-	data := i.chain.layers[0].data
-	for n := range i.chain.files {
-		if f := &i.chain.files[n]; data != nil && f.node == data {
-			files = append(files, f.shared)
+// retire hands the image out no more, because something below is no longer what
+// was opened. Until who has it is done, nobody else writes to its files, and
+// nobody reads what it writes to.
+func (i *image) retire() {
+	for _, b := range i.chain.bases {
+		if b.shared.graph != nil && b.file == nil {
+			b.shared.graph.stale.Store(true)
 		}
 	}
+	i.retired.Store(true)
+	i.s.forget(i)
+}
+
+// written are the files and graphs that the image writes to.
+func (i *image) written() []*sharedFile {
+	var files []*sharedFile
+	for _, b := range i.targets() {
+		files = append(files, b.files()...)
+	}
 	return files
+}
+
+// wrote changes the generations that are to be derived of what was written to,
+// where nothing else shows it.
+func (c *chain) wrote(to ...*base) {
+	for _, b := range to {
+		if g := b.shared.graph; g != nil {
+			g.writes.Add(1)
+		}
+		if b.identity.Device {
+			c.s.deviceWrites.Add(1)
+		}
+	}
 }
 
 // close runs once: nobody has the image, and nobody can find it.
 func (i *image) close() error {
 	err := i.chain.closeLayers()
 	if i.writing.Load() {
-		clean := err == nil && !i.isBroken()
+		clean := err == nil && !i.hasFailed()
+		i.chain.wrote(i.targets()...)
 		if clean {
 			i.s.keep(i)
 		}
 		err = errors.Join(err, i.s.ledger.closing(i, clean))
-		if i.chain.files[0].identity.Device {
-			i.s.deviceWrites.Add(1)
-		}
 		i.s.files.release(i, i.written())
 	}
-	err = errors.Join(err, i.chain.closeFiles())
+	err = errors.Join(err, i.chain.closeBases())
 	if !i.writing.Load() || i.broken.Load() {
 		return nil // nothing was written, or who wrote was told that it failed
 	}

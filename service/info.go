@@ -2,10 +2,10 @@ package service
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/extentd/extentd/storage"
+	"github.com/extentd/extentd/storage/filter"
 )
 
 // Info describes an image. Sizes and offsets are bytes.
@@ -32,6 +32,8 @@ type LayerInfo struct {
 	ClusterSize   int64  // 0: the format has none
 	BackingFile   string // as stored in the image, "" for none
 	BackingFormat string // as stored, "" for none
+	// Graph is what the layer stands on, from the node upwards. Node is its last.
+	Graph []NodeInfo
 }
 
 // QCOW2 is what is particular to a qcow2 image: of its top layer.
@@ -88,7 +90,11 @@ func (h *Handle) Info(ctx context.Context) (Info, error) {
 	}
 	for depth := range h.chain.layers {
 		l := &h.chain.layers[depth]
-		allocated, err := h.allocated(ctx, l.node)
+		allocated, err := l.node.Allocated(ctx)
+		if err != nil {
+			return Info{}, err
+		}
+		graph, err := l.base.info(ctx)
 		if err != nil {
 			return Info{}, err
 		}
@@ -104,10 +110,11 @@ func (h *Handle) Info(ctx context.Context) (Info, error) {
 			ClusterSize:   l.ClusterSize,
 			BackingFile:   l.Backing,
 			BackingFormat: l.BackingFormat,
+			Graph:         graph,
 		})
 	}
 	if top.data != nil {
-		allocated, err := h.allocated(ctx, top.data)
+		allocated, err := top.data.node().Allocated(ctx)
 		if err != nil {
 			return Info{}, err
 		}
@@ -121,12 +128,18 @@ func (h *Handle) Info(ctx context.Context) (Info, error) {
 	return info, nil
 }
 
-// allocated is what a file takes on disk.
-func (h *Handle) allocated(ctx context.Context, node *storage.Node) (int64, error) {
-	for i := range h.chain.files {
-		if f := &h.chain.files[i]; f.node == node {
-			return f.file.Allocated(ctx)
+// info describes the nodes of a base.
+func (b *base) info(ctx context.Context) ([]NodeInfo, error) {
+	infos := make([]NodeInfo, len(b.nodes))
+	for i, n := range b.nodes {
+		limits, err := n.Advertised(ctx)
+		if err != nil {
+			return nil, err
+		}
+		infos[i] = NodeInfo{Kind: n.kind, Name: n.Name(), Limits: limits}
+		if c, counts := n.File().(filter.Counting); counts {
+			infos[i].Counters = c.Counters()
 		}
 	}
-	return 0, fmt.Errorf("%s: %w", node.Name(), storage.ErrContract)
+	return infos, nil
 }

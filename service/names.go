@@ -2,8 +2,10 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/extentd/extentd/storage"
@@ -15,9 +17,12 @@ import (
 type ImageSpec struct {
 	// Name is the image's name, see [ValidName].
 	Name string
-	// Path is the host path of its file.
+	// Path is the host path of its file. Default: it stands on Graph.
 	Path string
-	// Format is the name of its format. Default: by the extension of Path.
+	// Graph is what it stands on, instead of Path. No two images share one.
+	Graph *Graph
+	// Format is the name of its format. Default: by the extension of Path, or of
+	// the graph's file.
 	Format string
 	// DataFile is the host path of the external data file, whatever name the
 	// image stores. Default: the name that the image stores.
@@ -93,6 +98,9 @@ func (i *ImageSpec) check(formats map[string]Driver) error {
 	if !ValidName(i.Name) {
 		return fmt.Errorf("service: %q cannot be an image's name", i.Name)
 	}
+	if err := i.checkGraph(); err != nil {
+		return fmt.Errorf("service: image %s: %w", i.Name, err)
+	}
 	if i.Format == "" {
 		i.Format = FormatOf(i.Path, formats)
 	}
@@ -104,6 +112,26 @@ func (i *ImageSpec) check(formats map[string]Driver) error {
 		return fmt.Errorf("service: image %s: %w: format %q", i.Name, storage.ErrUnsupported, i.Format)
 	case !driver.Children && (i.Backing != "" || i.DataFile != ""):
 		return fmt.Errorf("service: image %s: format %s has neither backing nor data file", i.Name, i.Format)
+	}
+	return nil
+}
+
+// checkGraph takes the image's file from its graph, and drops a graph that is no
+// more than its file.
+func (i *ImageSpec) checkGraph() error {
+	if i.Graph == nil {
+		return nil
+	}
+	if i.Path != "" {
+		return errors.New("it has a path, and a graph beside it")
+	}
+	g := Graph{Node: i.Graph.Node, Filters: slices.Clone(i.Graph.Filters)}
+	if err := g.check(); err != nil {
+		return err
+	}
+	i.Graph, i.Path = &g, g.Node.Path
+	if g.plain() {
+		i.Graph, i.ReadOnly = nil, i.ReadOnly || g.Node.ReadOnly
 	}
 	return nil
 }
@@ -122,21 +150,27 @@ func FormatOf(path string, formats map[string]Driver) string {
 	return ""
 }
 
-// A source is a file that has been found but not opened.
+// A source is a file, or an image's graph, that has been found but not opened.
 type source struct {
-	node   string // what the file is called in mappings and errors
+	node   string // what the file, or the graph's node, is called in mappings and errors
 	format string
 	root   *root  // the directory that confines it; nil: the operator named it
-	path   string // in root, or on the host
+	path   string // in root, or on the host; "" for a graph that stands on no file
 	host   string // where it is on the host: names stored in it are relative to that
 	spec   *ImageSpec
+	graph  *Graph // nil: the file is all there is
+	direct bool   // past the page cache
 }
 
 // find is the source of an image's top layer, or an error that wraps
 // storage.ErrNotFound where there can be none.
 func (s *Service) find(name string) (source, error) {
 	if spec, ok := s.images[name]; ok {
-		return source{node: filepath.Base(spec.Path), format: spec.Format, path: spec.Path, host: spec.Path, spec: &spec}, nil
+		src := source{node: filepath.Base(spec.Path), format: spec.Format, path: spec.Path, host: spec.Path, spec: &spec, graph: spec.Graph}
+		if src.graph != nil {
+			src.node = src.graph.Node.Name
+		}
+		return src, nil
 	}
 	format := ""
 	if s.opt.Dir != "" && ValidName(name) {
@@ -149,10 +183,23 @@ func (s *Service) find(name string) (source, error) {
 	return source{node: name, format: format, root: r, path: name, host: filepath.Join(r.path, name)}, nil
 }
 
+// readOnly reports whether the image is not to be written to, for how it was named.
+func (s *source) readOnly() bool {
+	return s.spec != nil && s.spec.ReadOnly || s.graph != nil && s.graph.readOnly()
+}
+
+// bottom is the file that the source's graph stands on.
+func (s *source) bottom() *source {
+	if s.graph == nil {
+		return s
+	}
+	return &source{node: s.node, path: s.path, host: s.host, direct: s.graph.Node.Direct}
+}
+
 // open opens the file, which must be a regular file or a block device.
 // While it is open here nobody else may write to it.
 func (s *source) open(ctx context.Context) (*file.File, error) {
-	return s.openWith(ctx, file.Options{})
+	return s.openWith(ctx, file.Options{Direct: s.direct})
 }
 
 func (s *source) openWith(ctx context.Context, opt file.Options) (*file.File, error) {
@@ -162,11 +209,32 @@ func (s *source) openWith(ctx context.Context, opt file.Options) (*file.File, er
 	return file.Open(ctx, s.path, opt)
 }
 
-// identify is the identity of the file that the name leads to now. It is not
-// opened.
+// identify is the identity of what the name leads to now, which is not opened:
+// of a graph, its file's. One that has none, or is never opened anew, has
+// always the same.
 func (s *source) identify() (file.Identity, error) {
+	if s.graph == nil {
+		return s.locate()
+	}
+	if s.path == "" || s.graph.precious() {
+		return file.Identity{}, nil
+	}
+	id, err := s.locate()
+	return id, unavailable(err)
+}
+
+// locate is the identity of the file.
+func (s *source) locate() (file.Identity, error) {
 	if s.root != nil {
 		return s.root.dir.Identity(s.path)
 	}
 	return file.Stat(s.path)
+}
+
+// key says under which key what identify has found is open.
+func (s *source) key(id file.Identity) tableKey {
+	if s.graph != nil {
+		return tableKey{file: fileKey{graph: s.spec.Name}}
+	}
+	return tableKey{file: keyOf(id), direct: s.direct}
 }

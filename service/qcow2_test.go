@@ -44,13 +44,20 @@ func TestQCOW2Chain(t *testing.T) {
 	if age := time.Since(got.QCOW2.Snapshots[0].Created); age < 0 || age > time.Minute {
 		t.Errorf("a snapshot of %v ago", age)
 	}
+	graph := func(name string) []service.NodeInfo {
+		limits, err := storage.Limits{}.Complete()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []service.NodeInfo{{Kind: "file", Name: name, Limits: limits}}
+	}
 	diff := cmp.Diff(service.Info{
 		Name: "top.qcow2", Format: "qcow2", Size: 1 << 20,
 		Generation: h.Generation(), DataGeneration: h.DataGeneration(),
 		Layers: []service.LayerInfo{
-			{Depth: 0, Format: "qcow2", Node: "top.qcow2", Size: 1 << 20, ClusterSize: 4096, BackingFile: "middle.qcow2", BackingFormat: "qcow2"},
-			{Depth: 1, Format: "qcow2", Node: "middle.qcow2", Size: 1 << 20, ClusterSize: 65536, BackingFile: "base.raw", BackingFormat: "raw"},
-			{Depth: 2, Format: "raw", Node: "base.raw", Size: 1 << 20},
+			{Depth: 0, Format: "qcow2", Node: "top.qcow2", Size: 1 << 20, ClusterSize: 4096, BackingFile: "middle.qcow2", BackingFormat: "qcow2", Graph: graph("top.qcow2")},
+			{Depth: 1, Format: "qcow2", Node: "middle.qcow2", Size: 1 << 20, ClusterSize: 65536, BackingFile: "base.raw", BackingFormat: "raw", Graph: graph("middle.qcow2")},
+			{Depth: 2, Format: "raw", Node: "base.raw", Size: 1 << 20, Graph: graph("base.raw")},
 		},
 		QCOW2: &service.QCOW2{
 			Version: 3, ClusterSize: 4096, RefcountBits: 16, CompressionType: "zstd", LazyRefcounts: true,

@@ -41,6 +41,10 @@ type Options struct {
 	FollowBacking Follow
 	// Formats are the drivers, by the name of their format. Default: none.
 	Formats map[string]Driver
+	// Blocksize makes any offset and length possible above a node, for formats
+	// whose driver needs that: see Driver.Unaligned. Default: images of such
+	// formats are not opened where the node has a minimum above 1.
+	Blocksize func(ctx context.Context, next *storage.Node) (storage.File, error)
 	// Idle is how long an image stays open after its last use. Default: 30 s.
 	Idle time.Duration
 	// Recheck is how long a look at the files of an open image holds: who
@@ -135,12 +139,12 @@ func New(opt Options) (*Service, error) {
 		open:    make(map[string]*Handle),
 		flights: make(map[string]*flight),
 		shared:  make(map[imageKey]*sharedImage),
-		files:   fileTable{open: make(map[fileKey]*sharedFile)},
 		epoch:   rand.Text(),
 		kept:    make(map[imageKey]keptGenerations),
 		caches:  budget{free: opt.CacheSize},
 		always:  context.Background(),
 	}
+	s.files = fileTable{openGraph: s.openGraph, open: make(map[tableKey]*sharedFile)}
 	if err := s.addImages(opt.Images); err != nil {
 		return nil, err
 	}
@@ -175,6 +179,9 @@ func (s *Service) addImages(specs []ImageSpec) error {
 			}
 			*path = abs
 		}
+		if spec.Graph != nil {
+			spec.Graph.Node.Path = spec.Path
+		}
 		s.images[spec.Name] = spec
 	}
 	return nil
@@ -207,7 +214,7 @@ func (s *Service) Close() error {
 			errs = append(errs, fmt.Errorf("image %q: %w", h.name, err))
 		}
 	}
-	return errors.Join(append(errs, s.ledger.store.close(), s.closeRoots())...)
+	return errors.Join(append(errs, s.files.close(), s.ledger.store.close(), s.closeRoots())...)
 }
 
 // report tells of what went wrong in the background.

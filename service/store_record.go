@@ -15,13 +15,24 @@ type storedKey struct {
 	Dev    uint64 `json:"dev"`
 	Ino    uint64 `json:"ino"`
 	Device bool   `json:"device,omitempty"`
+	Graph  string `json:"graph,omitempty"`
 }
 
-func storeKey(k fileKey) storedKey { return storedKey{Dev: k.dev, Ino: k.ino, Device: k.device} }
+func storeKey(k fileKey) storedKey {
+	return storedKey{Dev: k.dev, Ino: k.ino, Device: k.device, Graph: k.graph}
+}
 
-func (k storedKey) key() fileKey { return fileKey{dev: k.Dev, ino: k.Ino, device: k.Device} }
+func (k storedKey) key() fileKey {
+	return fileKey{dev: k.Dev, ino: k.Ino, device: k.Device, graph: k.Graph}
+}
 
-func (k storedKey) String() string { return fmt.Sprintf("%x-%x-%t", k.Dev, k.Ino, k.Device) }
+func (k storedKey) String() string {
+	text := fmt.Sprintf("%x-%x-%t", k.Dev, k.Ino, k.Device)
+	if k.Graph != "" {
+		text += "-" + k.Graph
+	}
+	return text
+}
 
 // A record is an allocation as the store keeps it. All but Expires, Spent and
 // Doomed stays as it was written first.

@@ -26,7 +26,7 @@ var errUsed = errors.New("used")
 func (s *Service) claim(ctx context.Context, h *Handle, files []*sharedFile) error {
 	// First without a claim, which who opens an image over this one would meet;
 	// then again, for one that has come meanwhile.
-	if err := s.checkUnused(ctx, files, files[0].key); err != nil {
+	if err := s.checkUnused(ctx, files, files[0].key.file); err != nil {
 		return err
 	}
 	if s.files.claim(h.image, files) != nil {
@@ -35,7 +35,7 @@ func (s *Service) claim(ctx context.Context, h *Handle, files []*sharedFile) err
 			return fmt.Errorf("%w: %s is in use as another image or a part of one", storage.ErrConflict, h.nodeOf(f))
 		}
 	}
-	if err := s.checkUnused(ctx, files, files[0].key); err != nil {
+	if err := s.checkUnused(ctx, files, files[0].key.file); err != nil {
 		s.files.release(h.image, files)
 		return err
 	}
@@ -44,30 +44,41 @@ func (s *Service) claim(ctx context.Context, h *Handle, files []*sharedFile) err
 
 // nodeOf is what the image calls a file.
 func (i *image) nodeOf(f *sharedFile) string {
-	for n := range i.chain.files {
-		if i.chain.files[n].shared == f {
-			return i.chain.files[n].source.node
+	for _, b := range i.chain.bases {
+		if b.uses([]*sharedFile{f}) {
+			return b.source.node
 		}
 	}
 	return "its file"
 }
 
-// evictUsers closes the images that have one of the files open, and that nobody
-// uses.
+// evictUsers closes the images that have one of the files open, in whichever
+// way, and that nobody uses.
 func (s *Service) evictUsers(but *image, files []*sharedFile) {
+	is := func(key fileKey) bool {
+		return slices.ContainsFunc(files, func(f *sharedFile) bool { return f.key.file == key })
+	}
 	s.evictWhere(func(i *image) bool {
-		return i != but && slices.ContainsFunc(i.chain.files, func(f openFile) bool { return slices.Contains(files, f.shared) })
+		return i != but && slices.ContainsFunc(i.chain.bases, func(b *base) bool {
+			return is(b.shared.key.file) || b.file != nil && is(b.file.key.file)
+		})
 	})
 }
 
-// evictWriter closes the image that writes to the file, if nobody uses it.
+// evictWriter closes the image that writes to what the source leads to, if nobody
+// uses it.
 func (s *Service) evictWriter(src *source) {
-	id, err := src.identify()
-	if err != nil {
-		return
+	var keys []fileKey
+	if src.graph != nil {
+		keys = append(keys, fileKey{graph: src.spec.Name})
+	}
+	if src.path != "" {
+		if id, err := src.locate(); err == nil {
+			keys = append(keys, keyOf(id))
+		}
 	}
 	s.evictWhere(func(i *image) bool {
-		return i.writing.Load() && slices.ContainsFunc(i.written(), func(f *sharedFile) bool { return f.key == keyOf(id) })
+		return i.writing.Load() && slices.ContainsFunc(i.written(), func(f *sharedFile) bool { return slices.Contains(keys, f.key.file) })
 	})
 }
 
@@ -87,14 +98,14 @@ func (s *Service) evictWhere(is func(i *image) bool) {
 	}
 }
 
-// checkUnused looks into all images that are served, but those in the file self,
-// for one that has one of the files as backing or data file. It fails with
+// checkUnused looks into all images that are served, but those in the file, or on
+// the graph, self, for one that has one of the files as backing or data file. It fails with
 // storage.ErrConflict if there is one. An image that cannot be read needs
 // nothing.
 func (s *Service) checkUnused(ctx context.Context, files []*sharedFile, self fileKey) error {
 	l := look{s: s, self: self, files: make(map[fileKey]bool, len(files))}
 	for _, f := range files {
-		l.files[f.key] = true
+		l.files[f.key.file] = true
 	}
 	for name := range s.images {
 		if err := l.image(ctx, name); err != nil {
@@ -148,12 +159,13 @@ func (l *look) layer(ctx context.Context, src *source) (*source, error) {
 		return nil, err
 	}
 	id, err := src.identify()
-	if err != nil || keyOf(id) == l.self && src.spec == nil {
+	self := src.key(id).file == l.self
+	if err != nil || self && src.spec == nil {
 		return nil, nil //nolint:nilerr // what is not there needs nothing
 	}
-	names := l.s.peeks.names(ctx, driver, src, id)
+	names := l.s.namesIn(ctx, driver, src)
 	data, backing := l.s.children(src, names)
-	if _, used := l.first(data); used && keyOf(id) != l.self {
+	if _, used := l.first(data); used && !self {
 		return nil, errUsed
 	}
 	below, used := l.first(backing)
@@ -169,11 +181,31 @@ func (l *look) layer(ctx context.Context, src *source) (*source, error) {
 // first is the first of the files that is there.
 func (l *look) first(found []source) (below *source, used bool) {
 	for i := range found {
-		if id, err := found[i].identify(); err == nil {
-			return &found[i], l.files[keyOf(id)]
+		src := &found[i]
+		if src.graph != nil && l.files[fileKey{graph: src.spec.Name}] {
+			return src, true
+		}
+		if src.path == "" {
+			return src, false
+		}
+		if id, err := src.locate(); err == nil {
+			return src, l.files[keyOf(id)]
 		}
 	}
 	return nil, false
+}
+
+// checkGraphs looks for an image that stands on the file with a graph.
+func (s *Service) checkGraphs(key fileKey) error {
+	for name, spec := range s.images {
+		if spec.Graph == nil || spec.Path == "" {
+			continue
+		}
+		if id, err := file.Stat(spec.Path); err == nil && keyOf(id) == key {
+			return fmt.Errorf("%w: image %q stands on its file", storage.ErrConflict, name)
+		}
+	}
+	return nil
 }
 
 // children are the files that the data file and the backing of the layer at src
@@ -225,25 +257,34 @@ type peekCache struct {
 }
 
 type peekKey struct {
-	id     file.Identity
-	format string
+	id            file.Identity
+	format, graph string
 }
 
-// names are what the image in the file stores. One that cannot be read stores
-// none. No lock of the file is taken.
-func (p *peekCache) names(ctx context.Context, d Driver, src *source, id file.Identity) Names {
-	if d.Peek == nil {
+// namesIn are what the image at src stores. One that cannot be read stores none,
+// and names that lead nowhere are none. No lock of the file is taken.
+func (s *Service) namesIn(ctx context.Context, d Driver, src *source) Names {
+	if d.Peek == nil || src.path == "" {
 		return Names{}
 	}
-	key := peekKey{id, src.format}
+	id, err := src.locate()
+	if err != nil {
+		return Names{}
+	}
+	key := peekKey{id: id, format: src.format}
+	if src.graph != nil {
+		key.graph = src.spec.Name
+	}
+	p := &s.peeks
 	p.mu.Lock()
 	names, hit := p.known[key]
 	p.mu.Unlock()
 	if hit {
 		return names
 	}
-	names, err := peek(ctx, d, src)
-	if err != nil || id.Device || time.Since(id.Changed()) < settle { // it may change without showing it
+	names, err = s.peek(ctx, d, src)
+	changes := id.Device || src.graph != nil && src.graph.holds()
+	if err != nil || changes || time.Since(id.Changed()) < settle { // it may change without showing it
 		return names
 	}
 	p.mu.Lock()
@@ -255,12 +296,46 @@ func (p *peekCache) names(ctx context.Context, d Driver, src *source, id file.Id
 	return names
 }
 
-func peek(ctx context.Context, d Driver, src *source) (Names, error) {
+func (s *Service) peek(ctx context.Context, d Driver, src *source) (Names, error) {
+	if src.graph != nil {
+		if g, done := s.files.peek(src.spec.Name); g != nil {
+			defer done()
+			return d.Peek(ctx, g.top())
+		}
+	}
 	f, err := src.openWith(ctx, file.Options{Lock: file.LockNone})
 	if err != nil {
 		return Names{}, err
 	}
-	node := storage.NewNode(src.node, f, storage.NodeOptions{})
-	names, err := d.Peek(ctx, node)
-	return names, errors.Join(err, node.Close())
+	nodes := []openNode{{storage.NewNode(src.node, f, storage.NodeOptions{}), kindFile}}
+	if src.graph != nil {
+		nodes, err = src.graph.glance(ctx, nodes)
+	}
+	if err == nil {
+		nodes, err = s.unaligned(ctx, src.format, nodes)
+	}
+	top := nodes[len(nodes)-1]
+	if err != nil {
+		return Names{}, errors.Join(err, top.Close())
+	}
+	names, err := d.Peek(ctx, top.Node)
+	return names, errors.Join(err, top.Close())
+}
+
+// glance puts on top of nodes what of the graph changes bytes while nothing has
+// been written to it: not what keeps something or stands in for something.
+func (g *Graph) glance(ctx context.Context, nodes []openNode) ([]openNode, error) {
+	for i := range g.Filters {
+		f := &g.Filters[i]
+		if f.Keep || f.Overlay {
+			continue
+		}
+		next := nodes[len(nodes)-1].Node
+		opened, err := f.Open(ctx, next)
+		if err != nil {
+			return nodes, missing(filterName(f.Kind, next), err)
+		}
+		nodes = append(nodes, newFilterNode(f.Kind, opened, next, false))
+	}
+	return nodes, nil
 }

@@ -18,7 +18,7 @@ type writer interface {
 // it was named, or the format does not allow it. Whether its files allow it
 // shows at the first write.
 func (h *Handle) ReadOnly() bool {
-	if h.s.opt.ReadOnly || h.top.spec != nil && h.top.spec.ReadOnly {
+	if h.s.opt.ReadOnly || h.top.readOnly() {
 		return true
 	}
 	_, can := h.chain.layers[0].Mapper.(storage.WritableMapper)
@@ -30,9 +30,13 @@ func (h *Handle) ReadOnly() bool {
 func (h *Handle) Writable() bool { return h.writing.Load() && !h.ReadOnly() }
 
 // Report tells the service how an operation on the image failed. After a failure
-// that took it out of service the handle is not handed out anymore: who comes
-// next gets one that was opened from disk.
+// that took it out of service, or where a remote file has changed, the handle is
+// not handed out anymore: who comes next gets one that was opened from disk.
 func (h *Handle) Report(err error) {
+	if errors.Is(err, storage.ErrChanged) {
+		h.retire()
+		return
+	}
 	if !h.writing.Load() {
 		return
 	}
@@ -104,7 +108,7 @@ func (h *Handle) upgrade(ctx context.Context) (again bool, err error) {
 		h.fail()
 		return true, nil
 	}
-	if again, err = h.startWriting(ctx, files); again || err != nil {
+	if again, err = h.startWriting(ctx); again || err != nil {
 		h.s.files.release(h.image, files)
 		return again, err
 	}
@@ -123,11 +127,11 @@ func (i *image) takeTurn(ctx context.Context) error {
 
 func (i *image) giveTurn() { <-i.turn }
 
-// startWriting upgrades files, layer and device, in this order. When that ends
+// startWriting upgrades nodes, layer and device, in this order. When that ends
 // half-way the image is opened anew for whatever comes next.
-func (h *Handle) startWriting(ctx context.Context, files []*sharedFile) (again bool, err error) {
-	for n, f := range files {
-		if err := startWriting(ctx, f.file); err != nil {
+func (h *Handle) startWriting(ctx context.Context) (again bool, err error) {
+	for n, b := range h.targets() {
+		if err := b.node().StartWriting(ctx); err != nil {
 			h.breakIf(n > 0)
 			return false, err
 		}

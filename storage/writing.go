@@ -38,9 +38,9 @@ type Starter interface {
 // the caller reserves blocks, fills them, and then makes them visible. All
 // methods are safe for concurrent use, but the caller orders what overlaps:
 // of two concurrent updates of one block either may win. A mapper that was
-// opened for reading fails them with [ErrReadOnly]; one whose metadata could
-// not be written or synced fails everything that writes with
-// [ErrOutOfService]: it must be closed and opened anew.
+// opened for reading fails them with [ErrReadOnly]; one whose metadata is in
+// doubt, because it could not be written or synced, fails everything that writes
+// with [ErrOutOfService]: it must be closed and opened anew.
 type WritableMapper interface {
 	Mapper
 	// Units are the granularities of the map.

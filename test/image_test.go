@@ -7,6 +7,14 @@ import (
 	"testing"
 )
 
+// A graphNode is what it says of one node.
+type graphNode struct {
+	Kind     string           `json:"kind"`
+	Node     string           `json:"node"`
+	Limits   map[string]int64 `json:"limits"`
+	Counters map[string]int64 `json:"counters"`
+}
+
 // An image is what the server says of one.
 type image struct {
 	Name           string           `json:"name"`
@@ -19,13 +27,14 @@ type image struct {
 	DataGeneration string           `json:"data_generation"`
 	Limits         map[string]int64 `json:"limits"`
 	Layers         []struct {
-		Depth         int    `json:"depth"`
-		Format        string `json:"format"`
-		Node          string `json:"node"`
-		Size          int64  `json:"size"`
-		ClusterSize   int64  `json:"cluster_size"`
-		BackingFile   string `json:"backing_file"`
-		BackingFormat string `json:"backing_format"`
+		Depth         int         `json:"depth"`
+		Format        string      `json:"format"`
+		Node          string      `json:"node"`
+		Size          int64       `json:"size"`
+		ClusterSize   int64       `json:"cluster_size"`
+		BackingFile   string      `json:"backing_file"`
+		BackingFormat string      `json:"backing_format"`
+		Graph         []graphNode `json:"graph"`
 	} `json:"layers"`
 	QCOW2 *struct {
 		Version         int              `json:"version"`

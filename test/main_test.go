@@ -33,6 +33,7 @@ func run(m *testing.M) int {
 		"qemu-io":  "apt-get install qemu-utils",
 		"qemu-nbd": "apt-get install qemu-utils",
 		"curl":     "apt-get install curl",
+		"nginx":    "apt-get install nginx-light",
 	} {
 		if _, err := exec.LookPath(tool); err != nil {
 			fmt.Fprintf(os.Stderr, "%s is missing: %s\n", tool, line)

@@ -123,34 +123,40 @@ func twinKinds() map[string]func(m *maker, suffix string) string {
 
 // TestTwins does the same at random to both.
 func TestTwins(t *testing.T) {
-	for name, create := range twinKinds() {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w := newTwin(t, "twin", create)
-			random := source("twins " + name)
-			unit := 64 * kib
-			if strings.Contains(name, "extended") {
-				unit = 2 * kib
-			}
-			for range 40 {
-				off := random.Int64N(4*mib/unit) * unit
-				length := min(unit*(1+random.Int64N(40)), 4*mib-off)
-				switch random.IntN(5) {
-				case 0, 1:
-					w.doWrite(off+random.Int64N(unit), min(length, 4*mib-off-unit)+1, byte(1+random.IntN(250)))
-				case 2:
-					w.doZero(off, length, true)
-				case 3:
-					w.doZero(off, length, false)
-				case 4:
-					if name == "v2 over" {
-						continue // is refused
-					}
-					off -= off % (64 * kib) // whole clusters
-					w.doTrim(off, min(64*kib*(1+random.Int64N(5)), 4*mib-off))
-				}
-			}
-			w.finish(t, false)
-		})
+	soak(t, func(t *testing.T, round int) {
+		for name, create := range twinKinds() {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				twins(t, name, round, create)
+			})
+		}
+	})
+}
+
+func twins(t *testing.T, name string, round int, create func(m *maker, suffix string) string) {
+	w := newTwin(t, "twin", create)
+	random := source(fmt.Sprintf("twins %s %d", name, round))
+	unit := 64 * kib
+	if strings.Contains(name, "extended") {
+		unit = 2 * kib
 	}
+	for range 40 {
+		off := random.Int64N(4*mib/unit) * unit
+		length := min(unit*(1+random.Int64N(40)), 4*mib-off)
+		switch random.IntN(5) {
+		case 0, 1:
+			w.doWrite(off+random.Int64N(unit), min(length, 4*mib-off-unit)+1, byte(1+random.IntN(250)))
+		case 2:
+			w.doZero(off, length, true)
+		case 3:
+			w.doZero(off, length, false)
+		case 4:
+			if name == "v2 over" {
+				continue // is refused
+			}
+			off -= off % (64 * kib) // whole clusters
+			w.doTrim(off, min(64*kib*(1+random.Int64N(5)), 4*mib-off))
+		}
+	}
+	w.finish(t, false)
 }

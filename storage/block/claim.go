@@ -102,11 +102,11 @@ func (d *Device) Claim(ctx context.Context, off, n int64) (*Claim, error) {
 		return nil, err
 	}
 	lo, hi := d.blocksOf(off, off+n)
-	lock, err := d.locks.exclude(ctx, lo, hi)
+	lock, err := d.locks.Exclude(ctx, lo, hi)
 	if err != nil {
 		return nil, err
 	}
-	defer d.locks.unlock(lock)
+	defer d.locks.Release(lock)
 	if err := d.checkNow(off, n); err != nil {
 		return nil, err
 	}
@@ -219,11 +219,11 @@ func (c *Claim) finish(part reach) {
 
 func (c *Claim) publish(ctx context.Context, part reach) error {
 	lo, hi := c.d.blocksOf(part.lo, part.hi)
-	lock, err := c.d.locks.exclude(ctx, lo, hi)
+	lock, err := c.d.locks.Exclude(ctx, lo, hi)
 	if err != nil {
 		return err
 	}
-	defer c.d.locks.unlock(lock)
+	defer c.d.locks.Release(lock)
 	if live := c.d.claims.live.Load(); live == nil || !slices.Contains(*live, c) {
 		return fmt.Errorf("block: %w: the claim has been released", storage.ErrConflict)
 	}

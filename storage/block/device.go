@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 
 	"github.com/extentd/extentd/storage"
+	"github.com/extentd/extentd/storage/rangelock"
 )
 
 // Options configure a device. The zero value is what a server uses.
@@ -60,7 +61,7 @@ type Device struct {
 	resizer  storage.Resizer        // likewise
 	granule  storage.Units          // the top layer's
 	startMu  sync.Mutex             // held by StartWriting
-	locks    rangeLock              // on the guest's ranges
+	locks    rangelock.Lock         // on the guest's ranges
 	writers  sync.Pool              // of *writer
 	claims   claims
 	changing func(mapping bool) // Options.Changing, or nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/extentd/extentd/storage"
+	"github.com/extentd/extentd/storage/rangelock"
 )
 
 // Resize sets the size in bytes, which a format may round up. What the image
@@ -24,11 +25,11 @@ func (d *Device) Resize(ctx context.Context, size int64, shrink bool) error {
 	if size < 0 || size > storage.MaxSize {
 		return fmt.Errorf("block: %w", &storage.InvalidError{Field: "size", Detail: fmt.Sprintf("is %d, must be from 0 to %d", size, storage.MaxSize)})
 	}
-	lock, err := d.locks.exclude(ctx, 0, everything)
+	lock, err := d.locks.Exclude(ctx, 0, rangelock.Everything)
 	if err != nil {
 		return err
 	}
-	defer d.locks.unlock(lock)
+	defer d.locks.Release(lock)
 	old := d.Size()
 	switch {
 	case size == old:

@@ -187,9 +187,13 @@ func (s *Stream) alone(front *segment, files bool) bool {
 	return front.m.Status.Has(storage.Zero) || files && !s.d.Writable() && sendable(&front.m) != nil
 }
 
-// sendable is the file of a plain extent that may be sent from, or nil.
+// sendable is the file of a plain extent that may be sent from, or nil. sendfile
+// goes through the page cache: a file that is to be read past it is not sent from.
 func sendable(m *storage.Mapping) syscall.Conn {
 	if !m.Status.Has(storage.OffsetValid) || m.Flags&storage.Encrypted != 0 {
+		return nil
+	}
+	if f, may := m.Node.File().(interface{ Direct() bool }); may && f.Direct() {
 		return nil
 	}
 	f, _ := m.Node.File().(syscall.Conn)

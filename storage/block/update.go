@@ -21,11 +21,11 @@ func (d *Device) Update(ctx context.Context, off, n int64, to storage.Target) er
 		return nil
 	}
 	lo, hi := d.blocksOf(off, off+n)
-	lock, err := d.locks.exclude(ctx, lo, hi)
+	lock, err := d.locks.Exclude(ctx, lo, hi)
 	if err != nil {
 		return err
 	}
-	defer d.locks.unlock(lock)
+	defer d.locks.Release(lock)
 	if err := d.checkNow(off, n); err != nil {
 		return err
 	}

@@ -41,11 +41,11 @@ func (d *Device) writeChunk(ctx context.Context, p []byte, off int64) error {
 	}
 	end := off + int64(len(p))
 	lo, hi := d.blocksOf(off, end)
-	lock, err := d.locks.exclude(ctx, lo, hi)
+	lock, err := d.locks.Exclude(ctx, lo, hi)
 	if err != nil {
 		return err
 	}
-	defer d.locks.unlock(lock)
+	defer d.locks.Release(lock)
 	if err := d.checkNow(off, int64(len(p))); err != nil {
 		return err
 	}
@@ -58,11 +58,11 @@ func (d *Device) writeChunk(ctx context.Context, p []byte, off int64) error {
 // map is the file's own, the file may gain storage by it.
 func (d *Device) overwrite(ctx context.Context, p []byte, off int64) (done bool, err error) {
 	end := off + int64(len(p))
-	lock, err := d.locks.share(ctx, off, end)
+	lock, err := d.locks.Share(ctx, off, end)
 	if err != nil {
 		return false, err
 	}
-	defer d.locks.unlock(lock)
+	defer d.locks.Release(lock)
 	if err := d.checkNow(off, int64(len(p))); err != nil {
 		return false, err
 	}

@@ -115,11 +115,11 @@ func (d *Device) asWanted(m *storage.Mapping, kind storage.TargetKind) bool {
 // clearPiece locks and clears [off, end).
 func (d *Device) clearPiece(ctx context.Context, off, end int64, kind storage.TargetKind) error {
 	lo, hi := d.blocksOf(off, end)
-	lock, err := d.locks.exclude(ctx, lo, hi)
+	lock, err := d.locks.Exclude(ctx, lo, hi)
 	if err != nil {
 		return err
 	}
-	defer d.locks.unlock(lock)
+	defer d.locks.Release(lock)
 	if err := d.checkNow(off, end-off); err != nil {
 		return err
 	}
@@ -185,9 +185,9 @@ func (w *writer) clearRun(ctx context.Context, lo, hi int64, kind storage.Target
 	}
 	err := w.update(ctx, lo, hi-lo, storage.Target{Kind: kind}, packed)
 	if kind != storage.ToUnmapped && errors.Is(err, storage.ErrUnsupported) {
-		var whole writer // what look has found of this one is still in use
-		whole.d, whole.c, whole.begun = w.d, w.c, true
-		return whole.writeZeros(ctx, lo, hi)
+		plain := w.d.writer() // what w has looked at is still in use
+		defer plain.put()
+		return plain.writeZeros(ctx, lo, hi)
 	}
 	return err
 }

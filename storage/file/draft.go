@@ -105,7 +105,7 @@ func newFile(f *os.File, in tree, name string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := settle(f, lockWriter); err != nil {
+	if _, err := settle(f, lockWriter); err != nil {
 		return nil, err
 	}
 	file := &File{f: f, seeks: f, in: in, name: name, lock: lockWriter}

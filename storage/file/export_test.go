@@ -1,6 +1,8 @@
 package file
 
 import (
+	"context"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -16,4 +18,10 @@ func (f *File) Without(zero, punch, reserving bool) {
 		}
 		return unix.Fallocate(fd, mode, off, n)
 	}
+}
+
+// NamedTempScratch is TempScratch where the file system has no files without
+// names, as if the kernel had said so.
+func NamedTempScratch(ctx context.Context, dir, magic string) (*File, error) {
+	return tempScratch(ctx, dir, magic, unix.O_DIRECTORY) // a directory is not opened for writing
 }

@@ -20,6 +20,11 @@ import (
 type Options struct {
 	// Lock is taken for as long as the file is open. Default: LockReader.
 	Lock Lock
+	// Direct reads and writes past the page cache (O_DIRECT). The limits say
+	// what offsets and lengths are multiples of then; buffers may lie anywhere,
+	// but those that are aligned in memory are not copied. A file system that
+	// cannot do that fails the open with [storage.ErrUnsupported]. Default: false.
+	Direct bool
 }
 
 // A File is a regular file or block device that is open for reading, and for
@@ -29,10 +34,14 @@ type File struct {
 	f       *os.File
 	seeks   io.Seeker   // f; tests put another in its place
 	noHoles atomic.Bool // the file system cannot tell holes from data
+	device  bool        // a block device
+	direct  *direct     // reads past the page cache; nil: nothing does
 
 	in   tree // where the file was found, and under which name, a path of the host perhaps
 	name string
 	lock Lock // as it was opened
+
+	scratch *folder // where the name is removed from when it is closed; nil unless it is a scratch file's
 
 	w      atomic.Pointer[writer] // nil until writing has started
 	mu     sync.Mutex             // held while writing starts, and by Close
@@ -89,26 +98,41 @@ func open(ctx context.Context, in tree, name string, opt Options) (*File, error)
 	if err != nil {
 		return nil, openError(err)
 	}
-	if err := settle(f, opt.Lock); err != nil {
+	file := &File{f: f, seeks: f, in: in, name: name, lock: opt.Lock}
+	if err := file.ready(opt); err != nil {
 		_ = f.Close() // it was never used, and the first error says more
 		return nil, err
 	}
-	return &File{f: f, seeks: f, in: in, name: name, lock: opt.Lock}, nil
+	return file, nil
+}
+
+// ready makes a file that has just been opened ready for use.
+func (f *File) ready(opt Options) error {
+	id, err := settle(f.f, opt.Lock)
+	if err != nil {
+		return err
+	}
+	f.device = id.Device
+	if opt.Direct {
+		f.direct, err = f.openDirect()
+	}
+	return err
 }
 
 // settle checks what was opened, and makes it ready for use: not blocking was for
 // the open alone, and file systems in user space may take it seriously.
-func settle(f *os.File, lock Lock) error {
+func settle(f *os.File, lock Lock) (Identity, error) {
 	info, err := f.Stat()
 	if err != nil {
-		return bare(err)
+		return Identity{}, bare(err)
 	}
-	if _, err := identify(info); err != nil {
-		return err
+	id, err := identify(info)
+	if err != nil {
+		return Identity{}, err
 	}
 	conn, err := f.SyscallConn()
 	if err != nil {
-		return bare(err)
+		return Identity{}, bare(err)
 	}
 	var failed error
 	err = conn.Control(func(fd uintptr) {
@@ -116,7 +140,7 @@ func settle(f *os.File, lock Lock) error {
 			failed = lock.take(fd, unix.FcntlFlock)
 		}
 	})
-	return errors.Join(bare(err), failed)
+	return id, errors.Join(bare(err), failed)
 }
 
 // Size is the size in bytes now.
@@ -128,7 +152,8 @@ func (f *File) Size(ctx context.Context) (int64, error) {
 }
 
 // ReadAt reads len(p) bytes from off; it is io.EOF where the file ends. The
-// context is looked at before the read, which is not interrupted.
+// context is looked at before the read, which is not interrupted. An offset that
+// direct I/O does not take fails with [storage.ErrMisaligned].
 func (f *File) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
@@ -139,16 +164,15 @@ func (f *File) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	case off >= storage.MaxSize && len(p) > 0: // the sum of offset and length might overflow
 		return 0, io.EOF
 	}
+	if f.direct != nil {
+		return f.direct.readAt(p, off)
+	}
 	n, err := f.f.ReadAt(p, off)
 	if err != nil && err != io.EOF { //nolint:errorlint // os returns a bare io.EOF, and so does storage.File
 		err = bare(err)
 	}
 	return n, err
 }
-
-// Limit leaves every limit to its default: through the page cache any offset
-// and length will do.
-func (f *File) Limit(context.Context, storage.Limit) (int64, error) { return 0, nil }
 
 // Identity is the file's identity now.
 func (f *File) Identity() (Identity, error) {
@@ -172,21 +196,36 @@ func (f *File) Allocated(ctx context.Context) (int64, error) {
 	return f.Size(ctx)
 }
 
+// Direct reports whether the file is read and written past the page cache.
+func (f *File) Direct() bool { return f.direct != nil }
+
 // SyscallConn gives access to the descriptor, as for sendfile from an explicit
-// offset. Its position means nothing and must not be relied on.
+// offset. Its position means nothing and must not be relied on. It goes through
+// the page cache also where the file itself is direct: there it is not for data.
 func (f *File) SyscallConn() (syscall.RawConn, error) {
 	conn, err := f.f.SyscallConn()
 	return conn, bare(err)
 }
 
-// Close closes the file and releases its lock. It makes nothing durable.
+// Close closes the file and releases its lock. It makes nothing durable. A scratch
+// file loses its name.
 func (f *File) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.closed.Store(true)
 	var err error
-	if w := f.w.Load(); w != nil && w.f != f.f {
-		err = w.f.Close() // first, so that the lock outlives it
+	if f.scratch != nil && !f.closed.Load() {
+		err = f.remove()
 	}
-	return bare(errors.Join(err, f.f.Close()))
+	f.closed.Store(true)
+	w := f.w.Load()
+	if w != nil && w.direct != nil {
+		err = errors.Join(err, w.direct.f.Close())
+	}
+	if w != nil && w.f != f.f {
+		err = errors.Join(err, w.f.Close())
+	}
+	if f.direct != nil {
+		err = errors.Join(err, f.direct.f.Close())
+	}
+	return bare(errors.Join(err, f.f.Close())) // last, so that the lock outlives the others
 }

@@ -24,6 +24,12 @@ type writer struct {
 	block  int64 // of a device: what fallocate takes multiples of, bytes
 	calls  syscalls
 
+	// direct writes past the page cache; nil: nothing does. ends is held for
+	// reading by that, and for writing by what goes through the cache all the
+	// same: a page may hold both, and must not come to bring old bytes back.
+	direct *direct
+	ends   sync.RWMutex
+
 	lacks [verbs]atomic.Bool // what the file system does not support
 
 	began  atomic.Int64 // syncs
@@ -77,28 +83,26 @@ func (f *File) startWriting() (*writer, error) {
 		if failed = f.lock.upgrade(fd, unix.FcntlFlock); failed != nil {
 			return
 		}
-		if w, failed = f.reopen("/proc/self/fd/" + strconv.Itoa(int(fd))); failed != nil {
+		if w, failed = f.reopen(linkTo(fd)); failed != nil {
 			failed = errors.Join(failed, f.lock.downgrade(fd, unix.FcntlFlock))
 		}
 	})
 	return w, errors.Join(bare(err), failed)
 }
 
-// reopen opens the file again, for writing: through the kernel's link to the
-// descriptor, which cannot lead to another file, or where there is none, by its
-// name, if it still has it.
+// linkTo is the kernel's link to a descriptor, which must stay open meanwhile.
+func linkTo(fd uintptr) string { return "/proc/self/fd/" + strconv.Itoa(int(fd)) }
+
+// reopen opens the file again, for writing.
 func (f *File) reopen(link string) (*writer, error) {
-	file, err := host{}.OpenFile(link, os.O_RDWR|openFlags, 0)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-		if _, err := stat(f.in, f.name); err != nil {
-			return nil, err
-		}
-		file, err = f.in.OpenFile(f.name, os.O_RDWR|openFlags, 0)
-	}
+	file, err := f.again(link, os.O_RDWR)
 	if err != nil {
 		return nil, writeOpenError(err)
 	}
 	w, err := newWriter(file, f.f)
+	if err == nil && f.direct != nil {
+		w.direct, err = f.againDirect(link, os.O_RDWR)
+	}
 	if err != nil {
 		_ = file.Close() // nothing was written
 		return nil, err
@@ -106,44 +110,58 @@ func (f *File) reopen(link string) (*writer, error) {
 	return w, nil
 }
 
+// again opens the file again: through the kernel's link to the descriptor, which
+// cannot lead to another file, or where there is none, by its name, if that still
+// leads to what may be opened.
+func (f *File) again(link string, flag int) (*os.File, error) {
+	file, err := host{}.OpenFile(link, flag|openFlags, 0)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		if _, err := stat(f.in, f.name); err != nil {
+			return nil, err
+		}
+		file, err = f.in.OpenFile(f.name, flag|openFlags, 0)
+	}
+	return file, err
+}
+
 // newWriter returns a writer to file, which must be the same one as what reads.
 func newWriter(file, reads *os.File) (*writer, error) {
-	if err := settle(file, LockNone); err != nil {
+	id, err := same(file, reads)
+	if err != nil {
 		return nil, err
-	}
-	infos := [2]os.FileInfo{}
-	for i, f := range []*os.File{file, reads} {
-		info, err := f.Stat()
-		if err != nil {
-			return nil, bare(err)
-		}
-		infos[i] = info
-	}
-	if !os.SameFile(infos[0], infos[1]) {
-		return nil, fmt.Errorf("%w: the name leads to another file by now", storage.ErrNotFound)
 	}
 	conn, err := file.SyscallConn()
 	if err != nil {
 		return nil, bare(err)
 	}
-	w := &writer{f: file, conn: conn, calls: syscalls{unix.Fallocate, unix.Fdatasync}}
-	if w.device = !infos[0].Mode().IsRegular(); w.device {
-		w.block = w.sectorSize()
+	w := &writer{f: file, conn: conn, device: id.Device, calls: syscalls{unix.Fallocate, unix.Fdatasync}}
+	if w.device {
+		err = w.control(func(fd int) error {
+			w.block = sectorSize(fd)
+			return nil
+		})
 	}
-	return w, nil
+	return w, err
 }
 
-// sectorSize is the logical block size of a device.
-func (w *writer) sectorSize() int64 {
-	size := 0
-	err := w.control(func(fd int) (err error) {
-		size, err = unix.IoctlGetInt(fd, unix.BLKSSZGET)
-		return err
-	})
-	if err != nil || size <= 0 {
-		return 4096
+// same makes a file that was opened again ready for use, if it is the same one.
+func same(file, reads *os.File) (Identity, error) {
+	id, err := settle(file, LockNone)
+	if err != nil {
+		return Identity{}, err
 	}
-	return int64(size)
+	info, err := reads.Stat()
+	if err != nil {
+		return Identity{}, bare(err)
+	}
+	has, err := identify(info)
+	if err != nil {
+		return Identity{}, err
+	}
+	if !id.SameFile(has) {
+		return Identity{}, fmt.Errorf("%w: the name leads to another file by now", storage.ErrNotFound)
+	}
+	return id, nil
 }
 
 // writeOpenError is what an error of opening for writing means.

@@ -60,7 +60,7 @@ func (f *File) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if err != nil || len(p) == 0 {
 		return 0, err
 	}
-	n, err := w.f.WriteAt(p, off)
+	n, err := w.write(p, off)
 	return n, writeError(err)
 }
 
@@ -89,7 +89,7 @@ func (f *File) extend(w *writer, end int64) error {
 	if err != nil || end <= size {
 		return err
 	}
-	_, err = w.f.WriteAt(zeros[:1], end-1) // a device says that there is no space
+	_, err = w.buffered(zeros[:1], end-1) // a device says that there is no space
 	return writeError(err)
 }
 
@@ -113,7 +113,7 @@ func (w *writer) zero(off, n int64, keep bool) error {
 
 func (w *writer) writeZeros(off, n int64) error {
 	for n > 0 {
-		k, err := w.f.WriteAt(zeros[:min(n, int64(len(zeros)))], off)
+		k, err := w.write(zeros[:min(n, int64(len(zeros)))], off)
 		if err != nil {
 			return writeError(err)
 		}

@@ -2,14 +2,15 @@ package qcow2
 
 import (
 	"context"
-	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/extentd/extentd/storage"
 )
 
 // Adopt reserves clusters that an earlier session had reserved. With verify it
-// reads every L2 table, those of snapshots too, and the tables of bitmaps.
+// reads every L2 table, those of snapshots too, and the tables of bitmaps, and
+// takes the memory that [Check] does.
 func (i *Image) Adopt(ctx context.Context, blocks []storage.Blocks, verify bool) error {
 	w, err := i.writing()
 	if err != nil {
@@ -86,95 +87,28 @@ func (w *writer) notAdopted(r run, why string) error {
 	return fmt.Errorf("qcow2: %w: %d clusters at %#x: %s", storage.ErrConflict, r.count, r.start<<w.clusterBits, why)
 }
 
-// checkUnreferenced checks that no table refers to the clusters.
+// checkUnreferenced checks that nothing refers to the clusters, by counting all
+// references as [Check] does. What a check takes for corrupt refers to nothing
+// that can be read, or is counted all the same.
 func (w *writer) checkUnreferenced(ctx context.Context, wanted *runs) error {
-	h := &w.state.Load().header
-	if err := w.checkL1(ctx, hostOffset(h.l1Offset), int64(h.l1Size), wanted); err != nil {
-		return err
-	}
-	err := w.walkSnapshotEntries(ctx, &window{source: w.src}, func(e *snapshotEntry) error {
-		at, size := binary.BigEndian.Uint64(e.fixed), binary.BigEndian.Uint32(e.fixed[8:])
-		if at > hostEnd {
-			return malformed("its l1 table is at %#x", at)
+	last := wanted.list[len(wanted.list)-1]
+	c := &checker{src: w.src}
+	err := c.begin(ctx)
+	if err == nil {
+		c.fileEnd = max(c.fileEnd, last.end()<<w.clusterBits) // nothing may have been written there yet
+		if err = c.readSnapshots(ctx); err == nil {
+			err = c.countAll(ctx)
 		}
-		return w.checkL1(ctx, hostOffset(at), int64(size), wanted)
-	})
+	}
+	if errors.Is(err, storage.ErrUnsupported) { // it is too large to tell
+		return w.notAdopted(last, err.Error())
+	}
 	if err != nil {
 		return err
 	}
-	return w.checkBitmaps(ctx, wanted)
-}
-
-// checkL1 checks an L1 table and all below it.
-func (w *writer) checkL1(ctx context.Context, at hostOffset, entries int64, wanted *runs) error {
-	table := window{source: w.src}
-	perSlice := w.pieceSize / 8
-	for k := range entries {
-		b, err := table.at(ctx, at, k*8, 8)
-		if err != nil {
-			return fmt.Errorf("qcow2: l1 table at %#x: %w", int64(at), err)
-		}
-		off := int64(binary.BigEndian.Uint64(b) & l1OffsetMask)
-		if off == 0 {
-			continue
-		}
-		if r := (run{off >> w.clusterBits, 1}); wanted.overlaps(r) {
-			return w.notAdopted(r, "an l2 table is there")
-		}
-		for skip := int64(0); skip < w.clusterSize(); skip += perSlice * 8 {
-			piece, err := w.loadPiece(ctx, hostOffset(off+skip))
-			if err != nil {
-				return fmt.Errorf("qcow2: l2 table at %#x: %w", off, err)
-			}
-			if err := w.checkPiece(piece, wanted); err != nil {
-				return err
-			}
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (w *writer) checkPiece(piece []uint64, wanted *runs) error {
-	words := 1
-	if w.extended {
-		words = 2
-	}
-	for k := 0; k < len(piece); k += words {
-		kind := w.kindOf(piece[k])
-		if r, _ := w.hostClusters(kind, piece[k]); r.count > 0 && wanted.overlaps(r) {
-			return w.notAdopted(r, "they are mapped")
-		}
-	}
-	return nil
-}
-
-// checkBitmaps checks the tables of the bitmaps.
-func (w *writer) checkBitmaps(ctx context.Context, wanted *runs) error {
-	type bitmapTable struct {
-		at   hostOffset
-		size int64
-	}
-	var tables []bitmapTable
-	err := w.walkBitmapEntries(ctx, &window{source: w.src}, func(e *bitmapEntry, _ []byte) {
-		tables = append(tables, bitmapTable{hostOffset(e.tableOffset), int64(e.tableSize)})
-	})
-	if err != nil {
-		return err
-	}
-	for _, t := range tables {
-		entries := window{source: w.src}
-		for k := range t.size {
-			b, err := entries.at(ctx, t.at, k*8, 8)
-			if err != nil {
-				return fmt.Errorf("qcow2: bitmap table at %#x: %w", int64(t.at), err)
-			}
-			off := int64(binary.BigEndian.Uint64(b) & l2OffsetMask)
-			if r := (run{off >> w.clusterBits, 1}); off != 0 && wanted.overlaps(r) {
-				return w.notAdopted(r, "a bitmap is there")
-			}
+	for _, r := range wanted.list {
+		if c.counts.used(r.start, r.end()) {
+			return w.notAdopted(r, "something refers to them")
 		}
 	}
 	return nil

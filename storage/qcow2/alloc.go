@@ -104,7 +104,8 @@ func (w *writer) keepExternal(r run) {
 }
 
 // Free gives clusters back that were reserved and not mapped. Nothing ever
-// referred to them, so they are free at once.
+// referred to them, so they are free at once; where refcounts cannot be read it
+// fails, and they are free after a later commit.
 func (i *Image) Free(ctx context.Context, b storage.Blocks) error {
 	w, err := i.writing()
 	if err != nil {

@@ -59,7 +59,8 @@ type round struct {
 
 // Flush makes everything that was updated, and written to the nodes, before it
 // durable. At most one commit is under way and one waits: who comes meanwhile
-// shares that one. A failed sync takes the image out of service.
+// shares that one. A failed sync takes the image out of service. That freed
+// clusters could not be given back is no error: they wait for the next commit.
 func (i *Image) Flush(ctx context.Context) error {
 	w, err := i.writing()
 	if err != nil {
@@ -94,7 +95,10 @@ func (i *Image) Flush(ctx context.Context) error {
 	if r.err != nil {
 		return r.err
 	}
-	return w.reclaimOnce(ctx)
+	if err := w.reclaimOnce(ctx); w.failure.Load() != nil {
+		return err
+	}
+	return nil
 }
 
 // commitAll commits, and gives back what can be. commit must be held, and w.mu

@@ -7,12 +7,13 @@
 // every number of the header is checked before memory is allocated for it,
 // tables are read in small pieces when they are needed, and what is kept of
 // them is bounded ([Options].CacheSize). Opening an image takes no time that
-// grows with its size; starting to write reads the L1 and the refcount table,
-// 40 MiB at most. What QEMU refuses to open is refused, and where QEMU is
-// lenient so is this package: what of the metadata lies past the end of the
-// file reads as zeros, for one. An entry that contradicts the format fails the
-// fetch of the range that it describes and no other; a write that comes across
-// it marks the image corrupt.
+// grows with its size, but reads through the snapshot table and the bitmap
+// directory, 64 MiB each at most; starting to write reads the L1 and the refcount
+// table too, 40 MiB at most. No read or write of metadata is longer than 8 MiB.
+// What QEMU refuses to open is refused, and where QEMU is lenient so is this
+// package: what of the metadata lies past the end of the file reads as zeros, for
+// one. An entry that contradicts the format fails the fetch of the range that it
+// describes and no other; a write that comes across it marks the image corrupt.
 //
 // # Writing
 //
@@ -34,7 +35,10 @@
 //     says that it is corrupt, and is written to no more.
 //   - A metadata write or a sync that fails takes the image out of service for
 //     everything that writes; reading goes on from what is in memory. A lack of
-//     space does not: what could not be written stays dirty.
+//     space does not: what could not be written stays dirty. Nor does a failed
+//     write of the header that is found to be wholly done, or not at all.
+//   - What a failed read kept from being given back is given back by a later
+//     flush.
 //
 // Updates change the tables in memory; [Image.Flush] writes them, in the order
 // that commit.go describes, and so does an update that finds half of the cache

@@ -165,14 +165,18 @@ func writeOrGiveUp(ctx context.Context, i *qcow2.Image, guest int64) error {
 
 // TestAdopt takes up what an earlier session had reserved, and nothing else.
 func TestAdopt(t *testing.T) {
+	var snapshotted int64 // nothing else refers to it later
 	w := newWritten(t, 1<<20, "", func(dir string) {
 		qemuIO(t, dir, "image", "write -P 1 0 64k", "write -c -P 2 64k 64k")
+		snapshotted = *qemuMap(t, dir, "image")[0].Offset
 		run(t, dir, "qemu-img", "snapshot", "-c", "s", "image")
 		qemuIO(t, dir, "image", "write -P 3 0 64k")
 	})
 	ctx, c := t.Context(), int64(64<<10)
 	mapped := w.mapping(0).NodeOffset
 	b, err := w.image.Alloc(ctx, 4*c, storage.AllocOptions{Contiguous: true})
+	w.ok(err)
+	unwritten, err := w.image.Alloc(ctx, 2*c, storage.AllocOptions{Contiguous: true}) // past the end of the file
 	w.ok(err)
 	w.ok(w.image.Free(ctx, storage.Blocks{Node: b.Node, Offset: b.Offset + 3*c, Length: c}))
 	b.Length = 3 * c
@@ -186,6 +190,7 @@ func TestAdopt(t *testing.T) {
 	block := func(at, n int64) storage.Blocks { return storage.Blocks{Node: w.node, Offset: at, Length: n} }
 	for name, blocks := range map[string][]storage.Blocks{
 		"mapped":     {block(mapped, c)},
+		"snapshot":   {block(snapshotted, c)},
 		"free":       {block(b.Offset+3*c, c)},
 		"in part":    {block(b.Offset, 4*c)},
 		"one of two": {block(b.Offset, c), block(b.Offset+3*c, c)},
@@ -197,7 +202,8 @@ func TestAdopt(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	w.ok(w.image.Adopt(ctx, []storage.Blocks{block(b.Offset+2*c, c), block(b.Offset, 2*c)}, true))
+	w.ok(w.image.Adopt(ctx, []storage.Blocks{block(b.Offset+2*c, c), block(b.Offset, 2*c), block(unwritten.Offset, 2*c)}, true))
+	w.ok(w.image.Free(ctx, block(unwritten.Offset, 2*c)))
 	if err := w.image.Adopt(ctx, []storage.Blocks{block(b.Offset, c)}, false); !errors.Is(err, storage.ErrConflict) {
 		t.Errorf("again: %v", err)
 	}

@@ -1,8 +1,11 @@
 package qcow2
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
+	"fmt"
 )
 
 // encode is the fixed part of the header up to refcount_order and
@@ -37,22 +40,27 @@ func (h *header) encode() []byte {
 // writeHeaderFields changes fields of the header, on disk and for everyone here:
 // in one write from the first byte that differs to the last, all of which lie in
 // one sector, so that it is done wholly or not at all. Header extensions, known
-// or not, are not touched. It does not sync. w.mu must be held.
+// or not, are not touched. It does not sync.
+//
+// Where the write fails, what is found on disk decides: the new header is as good
+// as written, and the old one leaves everything as it was. A header that cannot
+// be read, or is neither, takes the image out of service. w.mu must be held.
 func (w *writer) writeHeaderFields(ctx context.Context, edit func(h *header)) error {
-	old := w.state.Load()
-	s := *old
+	s := *w.state.Load()
+	before := s.header.encode()
 	edit(&s.header)
-	before, after := old.header.encode(), s.header.encode()
-	first, end := 0, len(after)
-	for first < end && before[first] == after[first] {
-		first++
-	}
-	for end > first && before[end-1] == after[end-1] {
-		end--
-	}
-	if first < end {
-		if err := w.write(ctx, after[first:end], hostOffset(first)); err != nil {
-			return err
+	after := s.header.encode()
+	ctx = context.WithoutCancel(ctx)
+	if first, piece := difference(before, after); len(piece) > 0 {
+		if err := w.src.write(ctx, piece, hostOffset(first)); err != nil {
+			found := make([]byte, len(after))
+			failed := w.src.read(ctx, found, 0)
+			switch {
+			case failed != nil || !bytes.Equal(found, before) && !bytes.Equal(found, after):
+				return w.outOfService(fmt.Errorf("header: %w", errors.Join(err, failed)))
+			case bytes.Equal(found, before):
+				return fmt.Errorf("qcow2: header: %w", err)
+			}
 		}
 	}
 	h := &s.header
@@ -61,4 +69,17 @@ func (w *writer) writeHeaderFields(ctx context.Context, edit func(h *header)) er
 	s.info.Snapshots = int(h.snapshots)
 	w.apply(&s)
 	return nil
+}
+
+// difference is the part of after, as long as before, from the first byte that
+// differs to the last, and where it begins.
+func difference(before, after []byte) (first int, piece []byte) {
+	end := len(after)
+	for first < end && before[first] == after[first] {
+		first++
+	}
+	for end > first && before[end-1] == after[end-1] {
+		end--
+	}
+	return first, after[first:end]
 }

@@ -9,7 +9,7 @@ type Info struct {
 	ExtendedL2      bool   // clusters have 32 subclusters
 	LazyRefcounts   bool
 	Dirty           bool   // refcounts may be out of date; what is read is not
-	Corrupt         bool   // QEMU has found the image corrupt, and writes to it no more
+	Corrupt         bool   // somebody has found the image corrupt: it is written to no more
 	BackingFile     string // as stored: untrusted; "" for none
 	BackingFormat   string // as stored: untrusted; "" for none
 	HasDataFile     bool   // data clusters lie in an external file

@@ -182,7 +182,7 @@ func (w *writer) lower(ctx context.Context, r run) error {
 		}
 		return nil
 	})
-	if err != nil {
+	if err != nil && done < r.count {
 		w.free(run{r.start + done, r.count - done}, noMetadata)
 	}
 	return err

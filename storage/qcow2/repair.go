@@ -99,18 +99,11 @@ func (c *checker) clearIncompatible(ctx context.Context, bits uint64) error {
 func (c *checker) writeHeader(ctx context.Context, edit func(h *header)) error {
 	before := c.header.encode()
 	edit(&c.header)
-	after := c.header.encode()
-	first, end := 0, len(after)
-	for first < end && before[first] == after[first] {
-		first++
-	}
-	for end > first && before[end-1] == after[end-1] {
-		end--
-	}
-	if first == end {
+	first, piece := difference(before, c.header.encode())
+	if len(piece) == 0 {
 		return nil
 	}
-	if err := c.write(ctx, after[first:end], uint64(first)); err != nil {
+	if err := c.write(ctx, piece, uint64(first)); err != nil {
 		return err
 	}
 	return c.sync(ctx)

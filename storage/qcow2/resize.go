@@ -1,7 +1,6 @@
 package qcow2
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -163,7 +162,7 @@ func (r *resizing) growL1(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, r.dropMetadata(ctx, at, clusters, metaL1))
 	}
-	err = r.setHeader(ctx, func(h *header) {
+	err = r.writeHeaderFields(ctx, func(h *header) {
 		h.l1Offset, h.l1Size = uint64(at), uint32(entries)
 	})
 	if err != nil { // the header does not refer to it, or nothing is written any more
@@ -226,26 +225,10 @@ func (r *resizing) growData(ctx context.Context) error {
 
 // setSize changes the size, on disk and for everyone here.
 func (r *resizing) setSize(ctx context.Context) error {
-	if err := r.setHeader(ctx, func(h *header) { h.size = uint64(r.size) }); err != nil {
+	if err := r.writeHeaderFields(ctx, func(h *header) { h.size = uint64(r.size) }); err != nil {
 		return err
 	}
 	return r.sync(ctx)
-}
-
-// setHeader is writeHeaderFields where a failure tells that the header is what
-// it was, or has taken the image out of service. A lack of space alone does not
-// tell: where blocks are larger than sectors, some may have been written.
-func (r *resizing) setHeader(ctx context.Context, edit func(h *header)) error {
-	err := r.writeHeaderFields(ctx, edit)
-	if err == nil || r.failure.Load() != nil {
-		return err
-	}
-	want := r.state.Load().header.encode()
-	got := make([]byte, len(want))
-	if failed := r.src.read(context.WithoutCancel(ctx), got, 0); failed != nil || !bytes.Equal(got, want) {
-		return r.outOfService(fmt.Errorf("header: %w", errors.Join(err, failed)))
-	}
-	return err
 }
 
 // shrink makes the image smaller, and gives back what lay beyond the new size.

@@ -9,8 +9,10 @@ import (
 	"github.com/extentd/extentd/storage"
 )
 
-// A source reads and writes an image's metadata. What lies past the end of the file reads
-// as zeros, as it does in QEMU. Its errors do not say what was read.
+// A source reads and writes an image's metadata. What lies past the end of the
+// file reads as zeros, as it does in QEMU. Its errors do not say what was read or
+// written. No caller asks for more than a refcount table at once, 8 MiB, which a
+// node with the default limits takes.
 type source struct {
 	node  *storage.Node
 	align int64 // the node's minimum block size

@@ -157,8 +157,16 @@ func (w *writer) addBlocks(ctx context.Context, r run) (bool, error) {
 	t.blocks[number], t.dirty[number] = b, b
 	t.fresh[number] = struct{}{}
 	t.changed[number*8/w.pieceSize] = struct{}{}
+	if err := w.raise(ctx, home); err != nil { // a block in a cluster that is free would be written over
+		t.entries[number] = 0
+		delete(t.blocks, number)
+		delete(t.dirty, number)
+		delete(t.fresh, number)
+		w.metadata.remove(home, metaRefcountBlock)
+		return false, err
+	}
 	w.high = max(w.high, home.end())
-	return true, w.raise(ctx, home)
+	return true, nil
 }
 
 // beforeMissing is the beginning of r that needs no block that depends on one
@@ -252,8 +260,10 @@ func (w *writer) dropMetadata(ctx context.Context, at hostOffset, clusters int64
 // growTable moves the refcount table to where it has room for so many blocks.
 // The new one is complete and durable, with every block that it names, before
 // the header points to it; the old one is free once the header is durable. A
-// failure on the way takes the image out of service. w.mu must be held.
+// failure on the way takes the image out of service, and so it goes on when ctx
+// ends. w.mu must be held.
 func (w *writer) growTable(ctx context.Context, blocks int64) error {
+	ctx = context.WithoutCancel(ctx)
 	t := &w.table
 	perCluster := w.clusterSize() / 8
 	size := max(blocks+8, int64(len(t.entries))*3/2)

@@ -60,6 +60,24 @@ func newLayout(random *rand.Rand, name string, size, unit int64, holes ...Range)
 
 func (l *layout) size() int64 { return int64(len(l.content)) }
 
+// tailLayouts have sizes that are no multiples of unit, which is more than 1, and
+// holes that are, but where the file ends.
+func tailLayouts(t *testing.T, unit int64) []layout {
+	t.Helper()
+	all := layouts(t, unit)
+	for i := range all {
+		l := &all[i]
+		l.name += " and a tail"
+		tail := []int64{1, unit / 2, unit - 1}[i%3]
+		l.content = append(l.content, bytes.Repeat([]byte{0x77}, int(tail))...)
+		if i%2 == 1 {
+			clear(l.content[l.size()-tail:])
+			l.holes = append(l.holes, Range{l.size() - tail, tail})
+		}
+	}
+	return all
+}
+
 // points are the offsets worth asking at: beginnings, ends, what is beside them.
 func (l *layout) points(unit int64) []int64 {
 	edges := []int64{0, 512, 4 << 10, 64 << 10, l.size() / 2, l.size()}
@@ -88,9 +106,23 @@ func (l *layout) lengths(off, unit int64) []int64 {
 	}
 	for i, n := range lengths {
 		lengths[i] = max(unit, n-n%unit)
+		if n == left || lengths[i] > left { // whatever it is a multiple of
+			lengths[i] = left
+		}
 	}
 	slices.Sort(lengths)
 	return slices.Compact(lengths)
 }
 
-func isZero(p []byte) bool { return len(bytes.TrimLeft(p, "\x00")) == 0 }
+var zeros [64 << 10]byte
+
+func isZero(p []byte) bool {
+	for len(p) > 0 {
+		n := min(len(p), len(zeros))
+		if !bytes.Equal(p[:n], zeros[:n]) {
+			return false
+		}
+		p = p[n:]
+	}
+	return true
+}

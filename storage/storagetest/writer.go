@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"testing"
 
@@ -24,20 +23,58 @@ type OpenWriter func(t *testing.T, size int64) storage.File
 // goes. The file can grow and shrink.
 func TestWriter(t *testing.T, unit int64, open OpenWriter) {
 	t.Helper()
-	testWriter(t, unit, false, open)
+	testWriter(t, writerKind{unit: unit}, open)
 }
 
 // TestFixedWriter is TestWriter for a file that can neither grow nor shrink, as
 // a device.
 func TestFixedWriter(t *testing.T, unit int64, open OpenWriter) {
 	t.Helper()
-	testWriter(t, unit, true, open)
+	testWriter(t, writerKind{unit: unit, fixed: true}, open)
 }
 
-func testWriter(t *testing.T, unit int64, fixed bool, open OpenWriter) {
+// TestWriterTail is TestWriter for files whose size is no multiple of the unit,
+// which is more than 1: their tail is changed by requests that end where the file
+// does.
+func TestWriterTail(t *testing.T, unit int64, open OpenWriter) {
+	t.Helper()
+	testWriter(t, writerKind{unit: unit, tail: unit/2 + 1}, open)
+}
+
+// TestFixedWriterTail is TestWriterTail for a file that can neither grow nor
+// shrink.
+func TestFixedWriterTail(t *testing.T, unit int64, open OpenWriter) {
+	t.Helper()
+	testWriter(t, writerKind{unit: unit, tail: unit/2 + 1, fixed: true}, open)
+}
+
+// TestSink tests a file of a fixed size that reads as zeros and forgets what is
+// written to it, as TestFile and TestFixedWriter test one that does not.
+func TestSink(t *testing.T, open OpenWriter) {
+	t.Helper()
+	var holes []layout
+	for _, l := range layouts(t, 1) {
+		clear(l.content)
+		holes = append(holes, l)
+	}
+	testFile(t, 1, holes, func(t *testing.T, content []byte, _ ...Range) storage.File {
+		return open(t, int64(len(content)))
+	})
+	testWriter(t, writerKind{unit: 1, fixed: true, forgets: true}, open)
+}
+
+// A writerKind is what the suite has to know of a file.
+type writerKind struct {
+	unit    int64
+	tail    int64 // what is behind the last whole unit; 0: nothing
+	fixed   bool  // it cannot grow or shrink
+	forgets bool  // what is written reads as zeros
+}
+
+func testWriter(t *testing.T, kind writerKind, open OpenWriter) {
 	t.Helper()
 	atTheEnd := (*writerSuite).atTheEnd
-	if fixed {
+	if kind.fixed {
 		atTheEnd = (*writerSuite).atTheFixedEnd
 	}
 	for _, c := range []struct {
@@ -53,74 +90,29 @@ func testWriter(t *testing.T, unit int64, fixed bool, open OpenWriter) {
 		{"cancelled", (*writerSuite).cancelled},
 		{"closed", (*writerSuite).closed},
 	} {
-		if fixed && c.name == "concurrent growth" {
+		if kind.fixed && c.name == "concurrent growth" {
 			continue
 		}
 		t.Run(c.name, func(t *testing.T) {
-			size := 256 << 10 / unit * unit
+			size := 256<<10/kind.unit*kind.unit + kind.tail
 			f := open(t, size)
 			t.Cleanup(func() { _ = f.Close() }) // one has closed it
 			w, ok := f.(storage.Writer)
 			if !ok {
 				t.Fatalf("%T is no storage.Writer", f)
 			}
-			c.test(&writerSuite{file: f, w: w, unit: unit, fixed: fixed, m: newModel(size)}, t)
+			m := newModel(size)
+			m.forgets = kind.forgets
+			c.test(&writerSuite{writerKind: kind, file: f, w: w, m: m}, t)
 		})
 	}
 }
 
 type writerSuite struct {
-	file  storage.File
-	w     storage.Writer
-	unit  int64
-	fixed bool // it cannot grow or shrink
-	m     *model
-}
-
-// A model is what a file or image is to contain.
-type model struct {
-	content []byte
-	unknown []bool // what was trimmed reads as anything
-}
-
-func newModel(size int64) *model {
-	return &model{content: make([]byte, size), unknown: make([]bool, size)}
-}
-
-func (m *model) size() int64 { return int64(len(m.content)) }
-
-func (m *model) resize(size int64) {
-	grow := max(0, size-m.size())
-	m.content = append(m.content, make([]byte, grow)...)[:size]
-	m.unknown = append(m.unknown, make([]bool, grow)...)[:size]
-}
-
-func (m *model) write(p []byte, off int64) {
-	if len(p) == 0 {
-		return
-	}
-	m.resize(max(m.size(), off+int64(len(p))))
-	copy(m.content[off:], p)
-	clear(m.unknown[off : off+int64(len(p))])
-}
-
-func (m *model) trim(off, n int64) {
-	if n = min(n, m.size()-off); n > 0 {
-		copy(m.unknown[off:], slices.Repeat([]bool{true}, int(n)))
-	}
-}
-
-// equal reports whether got may be what is read at off.
-func (m *model) equal(got []byte, off int64) error {
-	if bytes.Equal(got, m.content[off:off+int64(len(got))]) {
-		return nil
-	}
-	for i, b := range got {
-		if at := off + int64(i); b != m.content[at] && !m.unknown[at] {
-			return fmt.Errorf("byte %d is %#x, want %#x", at, b, m.content[at])
-		}
-	}
-	return nil
+	writerKind
+	file storage.File
+	w    storage.Writer
+	m    *model
 }
 
 // check compares the whole file, its size and its extents.
@@ -130,7 +122,7 @@ func (s *writerSuite) check(t *testing.T) {
 	if err != nil || size != s.m.size() {
 		t.Fatalf("Size() = %d, %v, want %d", size, err, s.m.size())
 	}
-	got := make([]byte, size+s.unit)
+	got := make([]byte, s.end()+s.unit)
 	n, err := s.file.ReadAt(t.Context(), got, 0)
 	if int64(n) != size || err != io.EOF { //nolint:errorlint // must be bare
 		t.Fatalf("ReadAt of everything = %d, %v", n, err)
@@ -156,6 +148,12 @@ func (s *writerSuite) check(t *testing.T) {
 // round makes something of the order of n a multiple of the unit.
 func (s *writerSuite) round(n int64) int64 { return n / s.unit * s.unit }
 
+// end is where the first unit begins that lies wholly past the end.
+func (s *writerSuite) end() int64 { return s.round(s.m.size() + s.unit - 1) }
+
+// last is where the last unit begins, of which the file may end inside.
+func (s *writerSuite) last() int64 { return s.end() - s.unit }
+
 // random makes random changes, inside and past the end.
 func (s *writerSuite) random(t *testing.T) {
 	seed := rand.Uint64()
@@ -166,6 +164,10 @@ func (s *writerSuite) random(t *testing.T) {
 		n := s.round(random.Int64N(1 << (8 + random.IntN(10))))
 		if step%3 == 0 { // whole blocks are another path
 			off, n = off&^4095, n&^4095
+		}
+		if s.tail > 0 && step%4 == 0 { // all that is not aligned may end
+			off = min(off, s.round(s.m.size()))
+			n = s.m.size() - off
 		}
 		s.change(t, random, off, n)
 		if step%10 == 0 {
@@ -179,7 +181,7 @@ func (s *writerSuite) change(t *testing.T, random *rand.Rand, off, n int64) {
 	ctx := t.Context()
 	ops := 8
 	if s.fixed {
-		off = min(off, s.m.size())
+		off = min(off, s.round(s.m.size()))
 		n, ops = min(n, s.m.size()-off), 6
 	}
 	var err error
@@ -199,7 +201,7 @@ func (s *writerSuite) change(t *testing.T, random *rand.Rand, off, n int64) {
 		err = s.w.Trim(ctx, off, n)
 		s.m.trim(off, n)
 	case 6:
-		off = min(off, 400<<10)
+		off = min(off, 400<<10) + s.tail
 		err = s.w.Truncate(ctx, off)
 		s.m.resize(off)
 	case 7:
@@ -256,6 +258,9 @@ func (s *writerSuite) concurrent(t *testing.T) {
 				default:
 					err = s.write(t.Context(), p, begin+from)
 				}
+				if s.forgets {
+					clear(p)
+				}
 				got := make([]byte, n)
 				if _, e := s.file.ReadAt(t.Context(), got, begin+from); err != nil || e != nil || !bytes.Equal(got, p) {
 					t.Errorf("changing and reading %d bytes at %d: %v, %v", n, begin+from, err, e)
@@ -273,7 +278,7 @@ func (s *writerSuite) concurrent(t *testing.T) {
 func (s *writerSuite) concurrentGrowth(t *testing.T) {
 	const n = 4096
 	for round := range 120 {
-		at := s.m.size()
+		at := s.end()
 		p := bytes.Repeat([]byte{0xcc}, n)
 		all := []func() error{
 			func() error { return s.w.Zero(t.Context(), at, n, false) },
@@ -302,7 +307,7 @@ func (s *writerSuite) operations(ctx context.Context) map[string]error {
 	}
 	return map[string]error{
 		"WriteAt":  write,
-		"Zero":     s.w.Zero(ctx, 0, s.m.size()+s.unit, false),
+		"Zero":     s.w.Zero(ctx, 0, s.end()+s.unit, false),
 		"Trim":     s.w.Trim(ctx, 0, s.m.size()),
 		"Truncate": s.w.Truncate(ctx, 0),
 		"Flush":    s.w.Flush(ctx),

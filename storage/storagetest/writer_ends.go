@@ -11,7 +11,7 @@ import (
 
 // atTheEnd: what makes the file longer, and what does not.
 func (s *writerSuite) atTheEnd(t *testing.T) {
-	ctx, far := t.Context(), s.m.size()+64<<10
+	ctx, far := t.Context(), s.end()+64<<10
 	for _, c := range []struct {
 		name string
 		err  error
@@ -21,14 +21,14 @@ func (s *writerSuite) atTheEnd(t *testing.T) {
 		{"zero of nothing", s.w.Zero(ctx, far, 0, false), s.m.size()},
 		{"zero of nothing, kept", s.w.Zero(ctx, far, 0, true), s.m.size()},
 		{"trim past the end", s.w.Trim(ctx, far, s.unit), s.m.size()},
-		{"trim over the end", s.w.Trim(ctx, s.m.size()-s.unit, 64<<10), s.m.size()},
+		{"trim over the end", s.w.Trim(ctx, s.last(), 64<<10), s.m.size()},
 	} {
 		size, err := s.file.Size(ctx)
 		if c.err != nil || err != nil || size != c.want {
 			t.Errorf("%s: %v, and the size is %d, %v, want %d", c.name, c.err, size, err, c.want)
 		}
 	}
-	s.m.trim(s.m.size()-s.unit, s.unit)
+	s.m.trim(s.last(), s.unit)
 	for _, grow := range []func(off int64) error{
 		func(off int64) error { return s.write(ctx, make([]byte, s.unit), off) },
 		func(off int64) error { return s.w.Zero(ctx, off, s.unit, false) },
@@ -36,7 +36,10 @@ func (s *writerSuite) atTheEnd(t *testing.T) {
 		func(off int64) error { return s.w.Zero(ctx, off-8192, 8192+s.unit, false) },
 		func(off int64) error { return s.w.Truncate(ctx, off+s.unit) },
 	} {
-		off := s.m.size() + 16<<10 // with a gap
+		if s.tail > 0 {
+			s.truncate(t, s.last()+s.tail)
+		}
+		off := s.end() + 16<<10 // with a gap
 		if err := grow(off); err != nil {
 			t.Fatal(err)
 		}
@@ -49,23 +52,28 @@ func (s *writerSuite) atTheEnd(t *testing.T) {
 	}
 	s.m.write(full, 0)
 	for _, size := range []int64{s.round(100 << 10), s.round(200 << 10), 0, s.unit} { // nothing comes back
-		if err := s.w.Truncate(ctx, size); err != nil {
-			t.Fatal(err)
-		}
-		s.m.resize(size)
-		s.check(t)
+		s.truncate(t, size+s.tail)
 	}
+}
+
+func (s *writerSuite) truncate(t *testing.T, size int64) {
+	t.Helper()
+	if err := s.w.Truncate(t.Context(), size); err != nil {
+		t.Fatal(err)
+	}
+	s.m.resize(size)
+	s.check(t)
 }
 
 // atTheFixedEnd: what does not fit is refused, and the size stays. What lies
 // before the end may have been written.
 func (s *writerSuite) atTheFixedEnd(t *testing.T) {
-	ctx, end := t.Context(), s.m.size()
+	ctx, size := t.Context(), s.m.size()
 	refused := func(err error) bool {
 		return errors.Is(err, storage.ErrNoSpace) || errors.Is(err, storage.ErrOutOfRange)
 	}
 	p := make([]byte, 2*s.unit)
-	for off := end - s.unit; off <= end+64<<10; off += 64 << 10 {
+	for off := s.last(); off <= s.end()+64<<10; off += 64 << 10 {
 		write := s.write(ctx, p, off)
 		for k, err := range []error{write, s.w.Zero(ctx, off, 2*s.unit, false), s.w.Zero(ctx, off, 2*s.unit, true)} {
 			if !refused(err) {
@@ -73,17 +81,17 @@ func (s *writerSuite) atTheFixedEnd(t *testing.T) {
 			}
 		}
 	}
-	if err := s.w.Trim(ctx, end-s.unit, 64<<10); err != nil && !refused(err) {
+	if err := s.w.Trim(ctx, s.last(), 64<<10); err != nil && !refused(err) {
 		t.Errorf("trim over the end = %v", err)
 	}
-	s.m.trim(end-s.unit, s.unit)
-	for _, size := range []int64{0, end - s.unit, end + s.unit} {
-		err := s.w.Truncate(ctx, size)
-		if ignored := err == nil && size < end; !ignored && !errors.Is(err, storage.ErrUnsupported) {
-			t.Errorf("Truncate(%d) = %v, want %v", size, err, storage.ErrUnsupported)
+	s.m.trim(s.last(), s.unit)
+	for _, other := range []int64{0, size - s.unit, size + s.unit} {
+		err := s.w.Truncate(ctx, other)
+		if ignored := err == nil && other < size; !ignored && !errors.Is(err, storage.ErrUnsupported) {
+			t.Errorf("Truncate(%d) = %v, want %v", other, err, storage.ErrUnsupported)
 		}
 	}
-	if err := s.w.Truncate(ctx, end); err != nil {
+	if err := s.w.Truncate(ctx, size); err != nil {
 		t.Errorf("Truncate to the size that it has = %v", err)
 	}
 	s.check(t)

@@ -21,13 +21,16 @@ type run struct {
 	limits storage.Limits
 }
 
+// injected reports whether an error is one that the graph may have now and then.
+func (r *run) injected(err error) bool { return r.flaky && errors.Is(err, syscall.EIO) }
+
 // failed reports whether an operation may have failed so, and did.
 func (r *run) failed(t *testing.T, what string, err error) bool {
 	t.Helper()
 	if err == nil {
 		return false
 	}
-	if !r.flaky || !errors.Is(err, syscall.EIO) {
+	if !r.injected(err) {
 		t.Fatalf("%s: %v", what, err)
 	}
 	return true
@@ -54,7 +57,10 @@ func (r *run) place(over bool) (off, n int64) {
 	if off+n != size {
 		n -= n % r.limits.Minimum
 	}
-	if n < 0 || off+n > size && !over {
+	if off+n > size { // swab has no other sizes
+		n -= (off + n) % max(8, r.limits.Minimum)
+	}
+	if n <= 0 || off+n > size && !over {
 		return 0, 0
 	}
 	return off, min(n, r.limits.MaxData/r.limits.Minimum*r.limits.Minimum)
@@ -78,7 +84,7 @@ func (r *run) step(t *testing.T) {
 			t.Fatal(err)
 		}
 	case 13:
-		r.map_(t)
+		r.extents(t)
 	case 14:
 		r.misaligned(t)
 	case 15:
@@ -110,17 +116,13 @@ func (r *run) change(t *testing.T, what string, off int64, content []byte, do fu
 	t.Helper()
 	err := do()
 	n := int64(len(content))
+	noRoom := r.fixed && off+n > r.size() && (errors.Is(err, storage.ErrNoSpace) || errors.Is(err, storage.ErrOutOfRange))
 	switch {
 	case r.readOnly:
-		if !errors.Is(err, storage.ErrReadOnly) {
+		if !r.injected(err) && !noRoom && !errors.Is(err, storage.ErrReadOnly) {
 			t.Fatalf("%s of what is read-only: %v", what, err)
 		}
-	case r.fixed && off+n > r.size():
-		if !errors.Is(err, storage.ErrNoSpace) && !errors.Is(err, storage.ErrOutOfRange) && n > 0 {
-			t.Fatalf("%s of %d bytes at %d, past the end %d: %v", what, n, off, r.size(), err)
-		}
-		r.forget(off, n)
-	case r.failed(t, what, err):
+	case r.injected(err):
 		size, err := r.top.Size(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -131,6 +133,13 @@ func (r *run) change(t *testing.T, what string, off int64, content []byte, do fu
 			r.forget(was, size-was)
 		}
 		r.forget(off, n)
+	case r.fixed && off+n > r.size():
+		if !noRoom && n > 0 {
+			t.Fatalf("%s of %d bytes at %d, past the end %d: %v", what, n, off, r.size(), err)
+		}
+		r.forget(off, n)
+	case err != nil:
+		t.Fatalf("%s of %d bytes at %d of %d: %v", what, n, off, r.size(), err)
 	default:
 		r.model.write(content, off)
 	}
@@ -169,7 +178,7 @@ func (r *run) trim(t *testing.T) {
 	off, n := r.place(false)
 	err := r.top.Trim(t.Context(), off, n)
 	if r.readOnly {
-		if !errors.Is(err, storage.ErrReadOnly) {
+		if !errors.Is(err, storage.ErrReadOnly) && !r.injected(err) {
 			t.Fatalf("trim of what is read-only: %v", err)
 		}
 		return
@@ -185,28 +194,31 @@ func (r *run) truncate(t *testing.T) {
 		size -= size % r.limits.Minimum
 	}
 	err := r.top.Truncate(t.Context(), size)
+	fixed := r.fixed && (errors.Is(err, storage.ErrUnsupported) || err == nil && size == r.size())
 	switch {
+	case r.injected(err):
+		now, err := r.top.Size(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.resize(now)
 	case r.readOnly:
-		if !errors.Is(err, storage.ErrReadOnly) {
+		if !errors.Is(err, storage.ErrReadOnly) && !fixed {
 			t.Fatalf("truncate of what is read-only: %v", err)
 		}
 	case r.fixed:
 		if !errors.Is(err, storage.ErrUnsupported) && (err != nil || size > r.size()) {
 			t.Fatalf("truncate to %d of what has a fixed size: %v", size, err)
 		}
-	case r.failed(t, "truncate", err):
-		now, err := r.top.Size(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.resize(now)
+	case err != nil:
+		t.Fatalf("truncate to %d: %v", size, err)
 	default:
 		r.resize(size)
 	}
 }
 
-// map_ walks all extents: what they call zeros are zeros.
-func (r *run) map_(t *testing.T) {
+// extents walks all extents: what they call zeros are zeros.
+func (r *run) extents(t *testing.T) {
 	t.Helper()
 	size, err := r.top.Size(t.Context())
 	if err != nil || size != r.size() {
@@ -271,7 +283,7 @@ func (r *run) absurd(t *testing.T) {
 	}
 	var l storage.ExtentList
 	for _, c := range [][2]int64{{-unit, unit}, {r.size(), unit}, {0, storage.MaxSize}, {most, most}} {
-		if err := r.top.Extents(ctx, c[0], c[1], &l); !errors.Is(err, storage.ErrOutOfRange) && !(r.flaky && errors.Is(err, syscall.EIO)) {
+		if err := r.top.Extents(ctx, c[0], c[1], &l); !errors.Is(err, storage.ErrOutOfRange) && !r.injected(err) {
 			t.Fatalf("extents of %d bytes at %d = %v", c[1], c[0], err)
 		}
 	}

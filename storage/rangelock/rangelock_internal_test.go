@@ -1,4 +1,4 @@
-package block
+package rangelock
 
 import (
 	"context"
@@ -13,15 +13,15 @@ import (
 
 // waiting is a request of the model: the lock's own view is in hold.
 type waiting struct {
-	hold *rangeHold
+	hold *Hold
 	held bool
 }
 
 // A request is held exactly when no earlier one that is still there conflicts
 // with it.
-func TestRangeLockAgreesWithModel(t *testing.T) {
+func TestAgreesWithModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		var l rangeLock
+		var l Lock
 		var all []*waiting
 		check := func() {
 			for i, w := range all {
@@ -46,13 +46,13 @@ func TestRangeLockAgreesWithModel(t *testing.T) {
 				all = append(all, &waiting{hold: h, held: h.granted == nil})
 			} else {
 				i := rapid.IntRange(0, len(all)-1).Draw(t, "which") // held, or giving up
-				l.unlock(all[i].hold)
+				l.Release(all[i].hold)
 				all = append(all[:i:i], all[i+1:]...)
 			}
 			check()
 		}
 		for _, w := range all {
-			l.unlock(w.hold)
+			l.Release(w.hold)
 		}
 		if l.first != nil || l.last != nil || l.spares > spareHolds {
 			t.Fatal("something is left in the lock")
@@ -61,9 +61,9 @@ func TestRangeLockAgreesWithModel(t *testing.T) {
 }
 
 // What is protected by a range is changed by one at a time, and read by many.
-func TestRangeLockExcludes(t *testing.T) {
+func TestExcludes(t *testing.T) {
 	const cells = 16
-	var l rangeLock
+	var l Lock
 	var writers, readers [cells]atomic.Int32
 	var wg sync.WaitGroup
 	for g := range 8 {
@@ -94,7 +94,7 @@ func TestRangeLockExcludes(t *testing.T) {
 						readers[i].Add(-1)
 					}
 				}
-				l.unlock(h)
+				l.Release(h)
 			}
 		})
 	}
@@ -103,9 +103,9 @@ func TestRangeLockExcludes(t *testing.T) {
 
 // A writer gets its turn although readers keep coming, and one that gives up
 // lets those behind it pass.
-func TestRangeLockIsFair(t *testing.T) {
-	var l rangeLock
-	first, err := l.share(t.Context(), 0, 10)
+func TestIsFair(t *testing.T) {
+	var l Lock
+	first, err := l.Share(t.Context(), 0, 10)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,14 +114,14 @@ func TestRangeLockIsFair(t *testing.T) {
 	if exclusive.granted == nil || late.granted == nil || beside.granted != nil {
 		t.Fatal("a request overtakes one that came before it, or waits for one elsewhere")
 	}
-	l.unlock(first)
+	l.Release(first)
 	if len(exclusive.granted) != 1 || len(late.granted) != 0 {
 		t.Fatal("the first in the queue is not the next")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	gaveUp := make(chan error)
 	go func() {
-		_, err := l.exclude(ctx, 0, 6)
+		_, err := l.Exclude(ctx, 0, 6)
 		gaveUp <- err
 	}()
 	for done := false; !done; { // until it is in the queue
@@ -134,26 +134,26 @@ func TestRangeLockIsFair(t *testing.T) {
 	if err := <-gaveUp; !errors.Is(err, context.Canceled) {
 		t.Errorf("a canceled wait ends with %v", err)
 	}
-	l.unlock(exclusive)
-	l.unlock(late)
+	l.Release(exclusive)
+	l.Release(late)
 	if after.granted != nil && len(after.granted) != 1 {
 		t.Error("who waited for one that gave up still waits")
 	}
 }
 
 func BenchmarkRangeLock(b *testing.B) {
-	var l rangeLock
+	var l Lock
 	var next atomic.Int64
 	b.ReportAllocs()
 	b.SetParallelism(8)
 	b.RunParallel(func(pb *testing.PB) {
 		at := next.Add(1) << 30
 		for pb.Next() {
-			h, err := l.share(b.Context(), at, at+4096)
+			h, err := l.Share(b.Context(), at, at+4096)
 			if err != nil {
 				b.Fatal(err)
 			}
-			l.unlock(h)
+			l.Release(h)
 			at += 4096
 		}
 	})

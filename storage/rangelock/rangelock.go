@@ -1,4 +1,6 @@
-package block
+// Package rangelock is a lock on ranges: of bytes, or of blocks. It orders what
+// changes one range, and lets disjoint ranges go on side by side.
+package rangelock
 
 import (
 	"context"
@@ -6,23 +8,23 @@ import (
 	"sync"
 )
 
-// A rangeLock is a lock on byte ranges, shared or exclusive, first come first
+// A Lock is a lock on byte ranges, shared or exclusive, first come first
 // served: a request waits for every earlier one, held or waiting, that overlaps
 // it, unless both are shared; so nobody starves. The zero value is free. Each
 // request looks at all that are held or wait: dozens, not thousands.
-type rangeLock struct {
+type Lock struct {
 	mu          sync.Mutex // protects all below; never held while anything blocks
-	first, last *rangeHold // held or waiting, in the order in which they came
-	spare       *rangeHold // used again, linked by next
+	first, last *Hold      // held or waiting, in the order in which they came
+	spare       *Hold      // used again, linked by next
 	spares      int
 }
 
 // spareHolds is how many holds are kept for the next requests.
 const spareHolds = 64
 
-// A rangeHold is a request for a range, and then the right to it.
-type rangeHold struct {
-	prev, next *rangeHold
+// A Hold is a request for a range, and then the right to it.
+type Hold struct {
+	prev, next *Hold
 	lo, hi     int64
 	exclusive  bool
 	blockers   int           // earlier requests that it waits for; 0: it is held
@@ -30,24 +32,25 @@ type rangeHold struct {
 }
 
 // conflicts reports whether one must wait for the other.
-func (h *rangeHold) conflicts(o *rangeHold) bool {
+func (h *Hold) conflicts(o *Hold) bool {
 	return h.lo < o.hi && o.lo < h.hi && (h.exclusive || o.exclusive)
 }
 
-// everything is a range that overlaps every other.
-const everything = math.MaxInt64
+// Everything is where a range ends that has no end.
+const Everything = math.MaxInt64
 
-// share waits for a shared lock on [lo, hi): for who changes bytes, not the map.
-func (l *rangeLock) share(ctx context.Context, lo, hi int64) (*rangeHold, error) {
+// Share waits for [lo, hi) beside others who share it. Who gets a hold releases
+// it. The error is the context's.
+func (l *Lock) Share(ctx context.Context, lo, hi int64) (*Hold, error) {
 	return l.lock(ctx, lo, hi, false)
 }
 
-// exclude waits for an exclusive lock on [lo, hi).
-func (l *rangeLock) exclude(ctx context.Context, lo, hi int64) (*rangeHold, error) {
+// Exclude likewise waits for [lo, hi), beside nobody.
+func (l *Lock) Exclude(ctx context.Context, lo, hi int64) (*Hold, error) {
 	return l.lock(ctx, lo, hi, true)
 }
 
-func (l *rangeLock) lock(ctx context.Context, lo, hi int64, exclusive bool) (*rangeHold, error) {
+func (l *Lock) lock(ctx context.Context, lo, hi int64, exclusive bool) (*Hold, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -60,13 +63,13 @@ func (l *rangeLock) lock(ctx context.Context, lo, hi int64, exclusive bool) (*ra
 		h.granted = nil
 		return h, nil
 	case <-ctx.Done():
-		l.unlock(h) // granted or not
+		l.Release(h) // granted or not
 		return nil, ctx.Err()
 	}
 }
 
 // queue puts a request at the end. It has a channel exactly if it must wait.
-func (l *rangeLock) queue(lo, hi int64, exclusive bool) *rangeHold {
+func (l *Lock) queue(lo, hi int64, exclusive bool) *Hold {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h := l.spare
@@ -74,9 +77,9 @@ func (l *rangeLock) queue(lo, hi int64, exclusive bool) *rangeHold {
 		l.spare = h.next
 		l.spares--
 	} else {
-		h = new(rangeHold)
+		h = new(Hold)
 	}
-	*h = rangeHold{prev: l.last, lo: lo, hi: hi, exclusive: exclusive}
+	*h = Hold{prev: l.last, lo: lo, hi: hi, exclusive: exclusive}
 	for o := l.first; o != nil; o = o.next {
 		if h.conflicts(o) {
 			h.blockers++
@@ -94,9 +97,12 @@ func (l *rangeLock) queue(lo, hi int64, exclusive bool) *rangeHold {
 	return h
 }
 
-// unlock takes a request out, held or not, and grants what waited for it alone.
-// The hold must not be used after it.
-func (l *rangeLock) unlock(h *rangeHold) {
+// Release takes a request out, held or not, and grants what waited for it alone.
+// The hold must not be used after it. There is nothing to do for nil.
+func (l *Lock) Release(h *Hold) {
+	if h == nil {
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for o := h.next; o != nil; o = o.next {

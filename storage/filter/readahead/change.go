@@ -1,0 +1,35 @@
+package readahead
+
+import (
+	"context"
+
+	"github.com/extentd/extentd/storage"
+)
+
+// WriteAt writes to the node.
+func (f *Filter) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
+	f.forget(off, int64(len(p)))
+	defer f.forget(off, int64(len(p)))
+	return f.next.WriteAt(ctx, p, off)
+}
+
+// Zero zeros the node's bytes.
+func (f *Filter) Zero(ctx context.Context, off, n int64, keep bool) error {
+	f.forget(off, n)
+	defer f.forget(off, n)
+	return f.next.Zero(ctx, off, n, keep)
+}
+
+// Trim trims the node.
+func (f *Filter) Trim(ctx context.Context, off, n int64) error {
+	f.forget(off, n)
+	defer f.forget(off, n)
+	return f.next.Trim(ctx, off, n)
+}
+
+// Truncate sets the node's size.
+func (f *Filter) Truncate(ctx context.Context, size int64) error {
+	f.forget(size, storage.MaxSize-size)
+	defer f.forget(size, storage.MaxSize-size)
+	return f.next.Truncate(ctx, size)
+}
