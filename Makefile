@@ -12,7 +12,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 IMAGE   ?= extentd:$(VERSION)
 
 # How long one package's tests may take.
-TEST_TIMEOUT ?= 10m
+TEST_TIMEOUT ?= 20m
 # How long each fuzz target runs. FUZZBUDGET, in seconds, bounds all of them together.
 FUZZTIME     ?= 5s
 FUZZBUDGET   ?=
