@@ -101,6 +101,7 @@ func (s *Server) openNBD(config *Config) error {
 	for _, address := range config.NBD.Addresses {
 		l, uri, err := listenNBD(address, secure != nil)
 		if err != nil {
+			server.Close()
 			return err
 		}
 		s.doors = append(s.doors, door{listener: l, server: nbdDoor{server}})
