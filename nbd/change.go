@@ -27,11 +27,48 @@ func (s *session) zero(r *request, d *block.Device) error {
 		if done || err != nil {
 			return err
 		}
-		if !s.quick(d, off, n) {
+		if keep || !s.quick(d, off, n) {
 			return errSlow
 		}
 	}
-	return d.Zero(ctx, off, n, keep)
+	if err := d.Zero(ctx, off, n, keep); err != nil || !keep {
+		return err
+	}
+	return provide(ctx, d, off, off+n)
+}
+
+// provide gives storage to what has none in [off, end), which reads as zeros: a
+// client that wants no hole there is not to meet a full disk later.
+func provide(ctx context.Context, d *block.Device, off, end int64) error {
+	for off < end {
+		lo, hi, err := bare(ctx, d, off, end)
+		if err != nil {
+			return err
+		}
+		for lo < hi {
+			n := min(hi-lo, int64(len(zeros)))
+			if err := d.WriteAt(ctx, zeros[:n], lo); err != nil {
+				return err
+			}
+			lo += n
+		}
+		off = hi
+	}
+	return nil
+}
+
+// bare is the first run in [off, end) that has no storage; lo is end where all
+// has some.
+func bare(ctx context.Context, d *block.Device, off, end int64) (lo, hi int64, err error) {
+	for m, err := range d.Walk(ctx, off, end-off, block.WalkOptions{}) {
+		if err != nil {
+			return 0, 0, err
+		}
+		if !m.Status.Has(storage.Alloc) {
+			return m.Offset, m.End(), nil
+		}
+	}
+	return end, end, nil
 }
 
 // quick reports whether zeroing is a matter of the map: the format can say that

@@ -177,6 +177,9 @@ func (n *negotiation) serve(o wire.Option, data []byte, whole bool) (done bool) 
 	case !known(o):
 		n.fail(o, wire.RepErrUnsup, "unknown option")
 	case !whole:
+		if o == wire.OptSetMetaContext { // the set is replaced, whatever becomes of it
+			n.contexts, n.of = contexts{}, ""
+		}
 		n.fail(o, wire.RepErrTooBig, "too much data")
 	default:
 		return n.serveKnown(o, data)

@@ -15,7 +15,8 @@ const holeSize = 16 << 10
 // mappedFrom is the shortest read that asks the map, bytes.
 const mappedFrom = 64 << 10
 
-var zeros = make([]byte, holeSize)
+// zeros are compared with, and written.
+var zeros = make([]byte, 64<<10)
 
 // read reads what the request asks for, and builds the reply.
 func (s *session) read(r *request, d *block.Device) error {
