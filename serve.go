@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -75,6 +76,7 @@ type Server struct {
 
 // A door is a listener and what answers there.
 type door struct {
+	admin    bool // only probes are answered there
 	listener net.Listener
 	server   interface {
 		Serve(l net.Listener) error
@@ -125,6 +127,7 @@ func (s *Server) open(ctx context.Context, config Config) error {
 		if s.admin, err = s.listen(config.AdminListen, api.NewAdmin(opt)); err != nil {
 			return err
 		}
+		s.doors[len(s.doors)-1].admin = true
 	}
 	return s.openNBD(&config)
 }
@@ -192,11 +195,24 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) drain(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, s.drainTime)
 	defer cancel()
+	var images sync.WaitGroup // one kind of client must not use up the time of another
 	for _, d := range s.doors {
-		if err := d.server.Shutdown(ctx); err != nil {
-			s.log.Warn("requests are cut off", "error", err)
-			_ = d.server.Close() // their clients see it
+		if !d.admin {
+			images.Go(func() { s.shut(ctx, d) })
 		}
+	}
+	images.Wait()
+	for _, d := range s.doors {
+		if d.admin {
+			s.shut(ctx, d)
+		}
+	}
+}
+
+func (s *Server) shut(ctx context.Context, d door) {
+	if err := d.server.Shutdown(ctx); err != nil {
+		s.log.Warn("requests are cut off", "error", err)
+		_ = d.server.Close() // their clients see it
 	}
 }
 

@@ -52,6 +52,19 @@ func (c *conn) drain() {
 // cut ends the connection at once.
 func (c *conn) cut() { _ = c.nc.Close() }
 
+// lingerTime is how long a client has to take its last replies, and go.
+const lingerTime = 2 * time.Second
+
+// linger lets the last replies arrive: a TCP connection that is closed while there
+// are requests that nobody has read is reset, and with it goes what is on its way.
+func (c *conn) linger() {
+	half, ok := c.nc.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil || c.nc.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
+		return
+	}
+	_, _ = io.Copy(io.Discard, c.nc) // until it is gone, or it is cut
+}
+
 // serve is the connection's goroutine.
 func (c *conn) serve() {
 	defer c.cut()
@@ -65,6 +78,9 @@ func (c *conn) serve() {
 	}
 	c.log.Debug("nbd: connected")
 	err := c.run()
+	if c.draining.Load() {
+		c.linger()
+	}
 	switch {
 	case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.Canceled):
 		c.log.Debug("nbd: disconnected", "error", err)
