@@ -76,6 +76,9 @@ func (c *NBDConfig) tls() (*tls.Config, error) {
 	if !config.ClientCAs.AppendCertsFromPEM(text) {
 		return nil, fmt.Errorf("nbd-tls-client-ca: %s holds no certificate", c.ClientCA)
 	}
+	// Asked by a TLS 1.3 server of Go, GnuTLS 3.7 (qemu, libnbd) does not offer
+	// an RSA certificate.
+	config.MaxVersion = tls.VersionTLS12
 	config.ClientAuth = tls.RequireAndVerifyClientCert
 	return config, nil
 }

@@ -2,9 +2,11 @@ package test
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -28,7 +30,7 @@ type authority struct {
 	t   testing.TB
 	dir string
 	crt *x509.Certificate
-	key *ecdsa.PrivateKey
+	key crypto.Signer
 }
 
 func newAuthority(t testing.TB) *authority {
@@ -46,10 +48,19 @@ func newAuthority(t testing.TB) *authority {
 	return a
 }
 
+// newKey is an RSA key for the client: those are what certtool makes, and what
+// GnuTLS is choosy with.
+func newKey(name string) (crypto.Signer, error) {
+	if name == "client" {
+		return rsa.GenerateKey(rand.Reader, 2048)
+	}
+	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+}
+
 // sign makes a certificate with a key of its own. The first signs itself.
-func (a *authority) sign(name string, template *x509.Certificate) *ecdsa.PrivateKey {
+func (a *authority) sign(name string, template *x509.Certificate) crypto.Signer {
 	a.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := newKey(name)
 	must(a.t, err)
 	template.Subject = pkix.Name{CommonName: name}
 	template.SerialNumber = big.NewInt(time.Now().UnixNano())
@@ -59,7 +70,7 @@ func (a *authority) sign(name string, template *x509.Certificate) *ecdsa.Private
 	if signer == nil {
 		signer = key
 	}
-	crt, err := x509.CreateCertificate(rand.Reader, template, a.crt, &key.PublicKey, signer)
+	crt, err := x509.CreateCertificate(rand.Reader, template, a.crt, key.Public(), signer)
 	must(a.t, err)
 	secret, err := x509.MarshalPKCS8PrivateKey(key)
 	must(a.t, err)
