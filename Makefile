@@ -21,8 +21,9 @@ SOAK         ?= 1h
 
 # What the tests and the benchmarks run beside extentd, as COMMAND:DEBIAN-PACKAGE.
 # The race detector needs a C compiler; the product does not.
-TEST_NEEDS  := qemu-img:qemu-utils curl:curl nginx:nginx-light gcc:gcc gcc:libc6-dev
-BENCH_NEEDS := nginx:nginx-light wrk:wrk curl:curl nbdcopy:libnbd-bin fio:fio qemu-img:qemu-utils
+TEST_NEEDS  := qemu-img:qemu-utils curl:curl nginx:nginx-light gcc:gcc gcc:libc6-dev \
+	nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdsh:python3-libnbd nbdkit:nbdkit fio:fio
+BENCH_NEEDS := nginx:nginx-light wrk:wrk curl:curl nbdcopy:libnbd-bin nbdkit:nbdkit fio:fio qemu-img:qemu-utils
 
 TOOLS := $(addprefix $(BIN)/,oapi-codegen golangci-lint gotestsum)
 

@@ -38,6 +38,8 @@ type Config struct {
 	Debug         bool          `koanf:"debug"`
 	LogLevel      string        `koanf:"log-level"`
 
+	NBD NBDConfig `koanf:",squash"`
+
 	// Images are those of the configuration file, whose key is images. They are
 	// neither flag nor environment.
 	Images []imageConfig `koanf:"-"`
@@ -53,6 +55,10 @@ const (
 func configFlags(f *pflag.FlagSet) {
 	f.String("listen", defaultListen, "listen on `ADDR`; port 0 picks one")
 	f.String("admin-listen", "", "answer healthz, readyz and metrics, and nothing else, on `ADDR` too")
+	f.StringArray("nbd", nil, "speak NBD on `ADDR`, HOST:PORT or unix:PATH; may be repeated")
+	f.String("nbd-tls-cert", "", "speak NBD under TLS alone, with the certificate in the PEM `FILE`")
+	f.String("nbd-tls-key", "", "its key, in the PEM `FILE`")
+	f.String("nbd-tls-client-ca", "", "serve NBD clients alone that have a certificate of an authority in the PEM `FILE`")
 	f.StringArray("image", nil, "serve one more image: `NAME=PATH`[,format=F][,data-file=PATH][,backing=NAME][,readonly]; may be repeated")
 	f.StringArray("backing-dir", nil, "images may name backing and data files in `DIR`; may be repeated")
 	f.String("follow-backing", "root", "`POLICY` for names stored in images: follow them inside the served directories (root), or not at all (deny)")
@@ -177,6 +183,9 @@ func (c *Config) complete(hasFile bool) error {
 	if !loopback && !c.Insecure {
 		return fmt.Errorf("listen is %s, which others can reach, and there is no authentication: "+
 			"listen on 127.0.0.1, or give --insecure if everybody who reaches it may read every image", c.Listen)
+	}
+	if err := c.NBD.check(c.Insecure); err != nil {
+		return err
 	}
 	if c.Dir == "" && len(c.Image) == 0 && !hasFile {
 		c.Dir = defaultDir

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"github.com/extentd/extentd/storage"
 	"github.com/extentd/extentd/storage/http"
 	"github.com/extentd/extentd/storage/mem"
+	"github.com/extentd/extentd/storage/nbd"
 	"github.com/extentd/extentd/storage/null"
 )
 
@@ -21,6 +23,7 @@ func nodeKinds() map[string]func() nodeOptions {
 		"file": func() nodeOptions { return new(fileNode) },
 		"http": func() nodeOptions { return new(httpNode) },
 		"mem":  func() nodeOptions { return new(memNode) },
+		"nbd":  func() nodeOptions { return new(nbdNode) },
 		"null": func() nodeOptions { return new(nullNode) },
 	}
 }
@@ -49,8 +52,8 @@ func (n *httpNode) node(wiring) service.GraphNode {
 			opt.Headers[name] = string(value)
 		}
 		var err error
-		if opt.CA, err = n.authorities(); err != nil {
-			return nil, fmt.Errorf("ca: %w", err)
+		if opt.CA, err = authorities(n.CA); err != nil {
+			return nil, err
 		}
 		f, err := http.Open(ctx, opt)
 		if err != nil {
@@ -60,24 +63,47 @@ func (n *httpNode) node(wiring) service.GraphNode {
 	}}
 }
 
-// authorities are those in the file of certificates, nil for the system's.
-func (n *httpNode) authorities() (*x509.CertPool, error) {
-	if n.CA == "" {
+// authorities are those in a file of certificates, nil for the system's.
+func authorities(path hostPath) (*x509.CertPool, error) {
+	if path == "" {
 		return nil, nil
 	}
-	text, err := os.ReadFile(string(n.CA))
-	var where *os.PathError
-	if errors.As(err, &where) {
-		return nil, where.Err // without the path
+	text, err := os.ReadFile(string(path))
+	if where, ok := errors.AsType[*os.PathError](err); ok {
+		err = where.Err // without the path
 	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("ca: %w", err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(text) {
-		return nil, errors.New("the file holds no certificate")
+		return nil, errors.New("ca: the file holds no certificate")
 	}
 	return pool, nil
+}
+
+type nbdNode struct {
+	URI         string   `json:"uri,omitempty" validate:"required"`
+	CA          hostPath `json:"ca,omitempty"`
+	Connections int      `json:"connections,omitempty" validate:"omitempty,min=1,max=64"`
+}
+
+func (n *nbdNode) node(wiring) service.GraphNode {
+	return service.GraphNode{Name: nbd.Name(n.URI), Open: func(ctx context.Context) (storage.File, error) {
+		opt := nbd.Options{URI: n.URI, Connections: n.Connections}
+		pool, err := authorities(n.CA)
+		if err != nil {
+			return nil, err
+		}
+		if pool != nil {
+			opt.TLS = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+		}
+		f, err := nbd.Open(ctx, opt)
+		if err != nil {
+			return nil, err
+		}
+		return f, nil
+	}}
 }
 
 type memNode struct {

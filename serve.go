@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 
 	"github.com/extentd/extentd/api"
 	"github.com/extentd/extentd/api/conn"
+	"github.com/extentd/extentd/nbd"
 	"github.com/extentd/extentd/service"
 )
 
@@ -52,7 +55,7 @@ func serve(ctx context.Context, config Config, stdout, stderr io.Writer) (err er
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close(context.WithoutCancel(ctx))) }()
-	if _, err := fmt.Fprintf(stdout, "listening on %s\n", s.URL()); err != nil {
+	if _, err := fmt.Fprintf(stdout, "listening on %s\n", strings.Join(append([]string{s.URL()}, s.nbd...), " ")); err != nil {
 		return err
 	}
 	return s.Run(ctx)
@@ -66,13 +69,20 @@ type Server struct {
 	requests  api.Requests
 	draining  atomic.Bool
 	doors     []door // the first is for images
+	admin     net.Listener
+	nbd       []string // where NBD is spoken, URIs
 	drainTime time.Duration
 }
 
 // A door is a listener and what answers there.
 type door struct {
+	admin    bool // only probes are answered there
 	listener net.Listener
-	http     *http.Server
+	server   interface {
+		Serve(l net.Listener) error
+		Shutdown(ctx context.Context) error
+		Close() error
+	}
 }
 
 // NewServer opens the directories and binds the addresses. Who gets a server
@@ -86,7 +96,7 @@ func NewServer(ctx context.Context, config Config, stderr io.Writer) (*Server, e
 	if err := s.open(ctx, config); err != nil {
 		return nil, errors.Join(err, s.Close(context.WithoutCancel(ctx)))
 	}
-	s.log.Info("serving", "url", s.URL(), "admin", s.AdminURL(), "version", buildVersion())
+	s.log.Info("serving", "url", s.URL(), "admin", s.AdminURL(), "nbd", s.nbd, "version", buildVersion())
 	return s, nil
 }
 
@@ -109,24 +119,30 @@ func (s *Server) open(ctx context.Context, config Config) error {
 		return err
 	}
 	opt := api.Options{Spec: openAPI, Logger: s.log, Telemetry: s.telemetry, Loopback: loopback, Ready: s.ready, Requests: &s.requests}
-	if err := s.listen(config.Listen, api.New(s.service, opt)); err != nil || config.AdminListen == "" {
+	if _, err := s.listen(config.Listen, api.New(s.service, opt)); err != nil {
 		return err
 	}
-	opt.Loopback = false // no image can be read there
-	return s.listen(config.AdminListen, api.NewAdmin(opt))
+	if config.AdminListen != "" {
+		opt.Loopback = false // no image can be read there
+		if s.admin, err = s.listen(config.AdminListen, api.NewAdmin(opt)); err != nil {
+			return err
+		}
+		s.doors[len(s.doors)-1].admin = true
+	}
+	return s.openNBD(&config)
 }
 
-func (s *Server) listen(addr string, handler http.Handler) error {
+func (s *Server) listen(addr string, handler http.Handler) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	h := api.NewServer(handler, s.log)
 	h.Protocols = new(http.Protocols)
 	h.Protocols.SetHTTP1(true)
 	h.Protocols.SetUnencryptedHTTP2(true)
-	s.doors = append(s.doors, door{listener: conn.Wrap(l), http: h})
-	return nil
+	s.doors = append(s.doors, door{listener: conn.Wrap(l), server: h})
+	return l, nil
 }
 
 // URL is where images are served.
@@ -134,10 +150,10 @@ func (s *Server) URL() string { return "http://" + s.doors[0].listener.Addr().St
 
 // AdminURL is where probes are answered besides, "" for nowhere.
 func (s *Server) AdminURL() string {
-	if len(s.doors) < 2 {
+	if s.admin == nil {
 		return ""
 	}
-	return "http://" + s.doors[1].listener.Addr().String()
+	return "http://" + s.admin.Addr().String()
 }
 
 // ready says why no more requests are welcome.
@@ -153,7 +169,7 @@ func (s *Server) ready() error {
 func (s *Server) Run(ctx context.Context) error {
 	failed := make(chan error, len(s.doors))
 	for _, d := range s.doors {
-		go func() { failed <- d.http.Serve(d.listener) }()
+		go func() { failed <- d.server.Serve(d.listener) }()
 	}
 	var err error
 	served := len(s.doors)
@@ -166,7 +182,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.log.Info("stopping")
 	s.drain(context.WithoutCancel(ctx))
 	for range served {
-		if e := <-failed; !errors.Is(e, http.ErrServerClosed) {
+		if e := <-failed; !errors.Is(e, http.ErrServerClosed) && !errors.Is(e, nbd.ErrServerClosed) {
 			err = errors.Join(err, e)
 		}
 	}
@@ -179,11 +195,24 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) drain(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, s.drainTime)
 	defer cancel()
+	var images sync.WaitGroup // one kind of client must not use up the time of another
 	for _, d := range s.doors {
-		if err := d.http.Shutdown(ctx); err != nil {
-			s.log.Warn("requests are cut off", "error", err)
-			_ = d.http.Close() // their clients see it
+		if !d.admin {
+			images.Go(func() { s.shut(ctx, d) })
 		}
+	}
+	images.Wait()
+	for _, d := range s.doors {
+		if d.admin {
+			s.shut(ctx, d)
+		}
+	}
+}
+
+func (s *Server) shut(ctx context.Context, d door) {
+	if err := d.server.Shutdown(ctx); err != nil {
+		s.log.Warn("requests are cut off", "error", err)
+		_ = d.server.Close() // their clients see it
 	}
 }
 
@@ -193,7 +222,7 @@ func (s *Server) drain(ctx context.Context) {
 func (s *Server) Close(ctx context.Context) error {
 	var errs []error
 	for _, d := range s.doors {
-		errs = append(errs, d.http.Close())
+		errs = append(errs, d.server.Close())
 		if err := d.listener.Close(); !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, err)
 		}

@@ -1,7 +1,7 @@
-// Command bench measures extentd beside its peers: nginx, qemu-img, qemu-io, and
-// qemu-nbd with nbdcopy and fio. It builds extentd from this tree, makes its own
-// data, runs the two sides of each work in turn, and prints one table of ratios.
-// Absolute numbers are the machine's; ratios of one run are what lasts.
+// Command bench measures extentd beside its peers: nginx, qemu-img, qemu-io,
+// qemu-nbd and nbdkit with nbdcopy and fio. It builds extentd from this tree, makes
+// its own data, runs the two sides of each work in turn, and prints one table of
+// ratios. Absolute numbers are the machine's; ratios of one run are what lasts.
 package main
 
 import (

@@ -14,7 +14,8 @@ import (
 func findPeers() error {
 	packages := map[string]string{
 		"nginx": "nginx-light", "wrk": "wrk", "curl": "curl",
-		"qemu-img": "qemu-utils", "qemu-nbd": "qemu-utils", "qemu-io": "qemu-utils", "nbdcopy": "libnbd-bin", "fio": "fio",
+		"qemu-img": "qemu-utils", "qemu-nbd": "qemu-utils", "qemu-io": "qemu-utils", "nbdcopy": "libnbd-bin", "nbdinfo": "libnbd-bin",
+		"nbdkit": "nbdkit", "fio": "fio",
 	}
 	var missing []string
 	for tool, name := range packages {
@@ -40,7 +41,7 @@ func machine(ctx context.Context) string {
 		release = append(release, byte(c))
 	}
 	parts := []string{fmt.Sprintf("%d CPUs", runtime.NumCPU()), cpuModel(), "Linux " + string(release), runtime.Version()}
-	for _, c := range [][]string{{"nginx", "-v"}, {"wrk", "-v"}, {"curl", "--version"}, {"qemu-img", "--version"}, {"nbdcopy", "--version"}, {"fio", "--version"}} {
+	for _, c := range [][]string{{"nginx", "-v"}, {"wrk", "-v"}, {"curl", "--version"}, {"qemu-img", "--version"}, {"nbdcopy", "--version"}, {"nbdkit", "--version"}, {"fio", "--version"}} {
 		parts = append(parts, firstLine(ctx, c...))
 	}
 	load, _ := os.ReadFile("/proc/loadavg")

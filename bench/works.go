@@ -24,6 +24,11 @@ func works() []work {
 		{"allocate", allocate},
 		{"clear", clearWhole},
 		{"check", checkWhole},
+		{"nbd-read", nbdReads},
+		{"nbd-overwrite", nbdOverwrites},
+		{"nbd-allocate", nbdAllocations},
+		{"nbd-copy", nbdCopies},
+		{"nbd-map", nbdMap},
 	}
 }
 

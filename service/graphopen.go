@@ -65,9 +65,11 @@ func (s *Service) openBottom(ctx context.Context, src *source, g *openGraph) (*s
 			g.valid = v.Validator()
 			g.random = g.random || g.valid == ""
 		}
-		f = opened
-		if _, writes := opened.(storage.Writer); !writes {
-			f = &watched{File: opened, stale: &g.stale}
+		seen := &watched{File: opened, stale: &g.stale}
+		if w, writes := opened.(storage.Writer); writes {
+			f = watchedWriter{seen, w}
+		} else {
+			f = seen
 		}
 	} else {
 		shared, err := s.files.get(ctx, src.bottom(), true)
@@ -163,8 +165,7 @@ type borrowed struct{ *file.File }
 
 func (borrowed) Close() error { return nil }
 
-// A watched file cannot be written to, and tells when it is no longer what was
-// opened.
+// A watched file tells when reading it shows that it is no longer what was opened.
 type watched struct {
 	storage.File
 	stale *atomic.Bool
@@ -225,4 +226,18 @@ func (w *watched) Counters() []filter.Counter {
 		return c.Counters()
 	}
 	return nil
+}
+
+// A watchedWriter can be written to. What writing shows, [Handle.Report] is told.
+type watchedWriter struct {
+	*watched
+	storage.Writer
+}
+
+// StartWriting is the file's, if it must be made ready.
+func (w watchedWriter) StartWriting(ctx context.Context) error {
+	if f, must := w.File.(storage.Starter); must {
+		return f.StartWriting(ctx)
+	}
+	return ctx.Err()
 }

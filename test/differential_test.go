@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// soak runs a test once, as round 0, and again with rising numbers for a third
-// of the time that the variable SOAK says: three tests share it. Each round waits
+// soak runs a test once, as round 0, and again with rising numbers for a fifth
+// of the time that the variable SOAK says: five tests share it. Each round waits
 // for its parallel subtests.
 func soak(t *testing.T, do func(t *testing.T, round int)) {
 	t.Helper()
@@ -21,7 +21,7 @@ func soak(t *testing.T, do func(t *testing.T, round int)) {
 			t.Fatalf("SOAK: %v", err)
 		}
 	}
-	deadline := time.Now().Add(d / 3)
+	deadline := time.Now().Add(d / 5)
 	for round := 0; round == 0 || time.Now().Before(deadline) && !t.Failed(); round++ {
 		t.Run(fmt.Sprint(round), func(t *testing.T) { do(t, round) })
 	}

@@ -34,6 +34,9 @@ func run(m *testing.M) int {
 		"qemu-nbd": "apt-get install qemu-utils",
 		"curl":     "apt-get install curl",
 		"nginx":    "apt-get install nginx-light",
+		"nbdinfo":  "apt-get install libnbd-bin",
+		"nbdcopy":  "apt-get install libnbd-bin",
+		"fio":      "apt-get install fio",
 	} {
 		if _, err := exec.LookPath(tool); err != nil {
 			fmt.Fprintf(os.Stderr, "%s is missing: %s\n", tool, line)

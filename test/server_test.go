@@ -20,7 +20,8 @@ import (
 // A server is a running extentd.
 type server struct {
 	t      testing.TB
-	url    string // without a slash at the end
+	url    string   // without a slash at the end
+	nbd    []string // URIs, in the order of --nbd
 	cmd    *exec.Cmd
 	client *http.Client
 	stderr *output
@@ -102,7 +103,11 @@ func start(t testing.TB, cmd *exec.Cmd) *server {
 	}()
 	t.Cleanup(s.stop)
 	select {
-	case s.url = <-line:
+	case said := <-line:
+		uris := strings.Fields(said)
+		if len(uris) > 0 {
+			s.url, s.nbd = uris[0], uris[1:]
+		}
 		if s.url == "" {
 			t.Fatalf("%s did not start:\n%s", strings.Join(s.cmd.Args, " "), s.stderr)
 		}

@@ -1,0 +1,207 @@
+package nbd
+
+import (
+	"errors"
+	"slices"
+
+	"github.com/extentd/extentd/service"
+	"github.com/extentd/extentd/storage"
+	"github.com/extentd/extentd/storage/nbd/wire"
+)
+
+// listed is how many images are asked for at a time.
+const listed = 100
+
+// list tells of the images that can be opened.
+func (n *negotiation) list() {
+	const o = wire.OptList
+	ctx := n.c.s.ctx
+	cursor := ""
+	for {
+		page, err := n.c.s.svc.List(ctx, cursor, listed)
+		if err != nil {
+			n.refuse(o, err)
+			return
+		}
+		for i := range page.Entries {
+			e := &page.Entries[i]
+			if e.Err != nil {
+				n.c.log.Debug("nbd: not listed", "image", e.Name, "error", e.Err)
+				continue
+			}
+			n.answer(o, wire.RepServer, wire.AppendServer(nil, e.Name, n.describe(e.Name, e.Format)))
+		}
+		if cursor = page.Next; cursor == "" {
+			break
+		}
+		if err := n.flush(); err != nil { // as does whatever comes next
+			return
+		}
+		if n.allow() != nil {
+			return
+		}
+	}
+	n.answer(o, wire.RepAck, nil)
+}
+
+func (n *negotiation) describe(name, format string) string {
+	text := plain(n.c.s.opt.Description(name, format))
+	return text[:min(len(text), wire.MaxString)]
+}
+
+// refuse adds the answer to an option that failed for what an image is.
+func (n *negotiation) refuse(o wire.Option, err error) {
+	if errors.Is(err, storage.ErrNotFound) {
+		n.fail(o, wire.RepErrUnknown, "there is no such export")
+		return
+	}
+	errno := errnoOf(err, wire.CmdRead)
+	r := wire.RepErrUnknown
+	switch errno {
+	case wire.ESHUTDOWN:
+		r = wire.RepErrShutdown
+	case wire.EIO, wire.ENOMEM:
+		n.c.log.Error("nbd: an image cannot be opened", "error", err)
+	case wire.EPERM:
+		r = wire.RepErrPolicy
+	}
+	n.fail(o, r, textOf(err, errno))
+}
+
+// resolve is the name of the image that a client means. The empty name is that
+// of the only one.
+func (n *negotiation) resolve(name string) (string, error) {
+	if name != "" {
+		return name, nil
+	}
+	page, err := n.c.s.svc.List(n.c.s.ctx, "", 2)
+	if err != nil {
+		return "", err
+	}
+	if len(page.Entries) != 1 || page.Next != "" {
+		return "", storage.ErrNotFound
+	}
+	return page.Entries[0].Name, nil
+}
+
+// open opens the export that the client means.
+func (n *negotiation) open(name string) (*export, string, error) {
+	name, err := n.resolve(name)
+	if err != nil {
+		return nil, "", err
+	}
+	return openExport(n.c.s, name)
+}
+
+// flags are what an export can do, as agreed on.
+func (n *negotiation) flags(e *export) wire.Transmission {
+	f := wire.HasFlags | wire.SendFlush | wire.SendFUA | wire.SendCache | wire.CanMultiConn
+	if e.readOnly {
+		f |= wire.ReadOnly
+	} else {
+		f |= wire.SendTrim | wire.SendWriteZeroes | wire.SendFastZero
+	}
+	if n.structured {
+		f |= wire.SendDF
+	}
+	if n.extended && n.of == e.name && n.contexts.any() {
+		f |= wire.BlockStatusPayload
+	}
+	return f
+}
+
+// info serves OptInfo and OptGo.
+func (n *negotiation) info(o wire.Option, data []byte) (done bool) {
+	g, ok := wire.ParseGo(data)
+	if !ok {
+		n.fail(o, wire.RepErrInvalid, "malformed")
+		return false
+	}
+	e, format, err := n.open(g.Name)
+	if err != nil {
+		n.refuse(o, err)
+		return false
+	}
+	n.answer(o, wire.RepInfo, wire.AppendInfoExport(nil, e.size, n.flags(e)))
+	n.answer(o, wire.RepInfo, wire.AppendInfoBlockSize(nil, uint32(e.minimum), uint32(e.preferred), uint32(e.maxData)))
+	if slices.Contains(g.Infos, wire.InfoName) {
+		n.answer(o, wire.RepInfo, wire.AppendInfoText(nil, wire.InfoName, e.name))
+	}
+	if slices.Contains(g.Infos, wire.InfoDescription) {
+		n.answer(o, wire.RepInfo, wire.AppendInfoText(nil, wire.InfoDescription, n.describe(e.name, format)))
+	}
+	n.answer(o, wire.RepAck, nil)
+	if o == wire.OptInfo {
+		e.release()
+		return false
+	}
+	n.export = e
+	return true
+}
+
+// metaContext serves OptListMetaContext and OptSetMetaContext.
+func (n *negotiation) metaContext(o wire.Option, data []byte) {
+	set := o == wire.OptSetMetaContext
+	if set {
+		n.contexts, n.of = contexts{}, "" // even if it fails
+	}
+	m, ok := wire.ParseMeta(data)
+	if !ok || !n.structured {
+		n.fail(o, wire.RepErrInvalid, "malformed, or before structured replies are agreed on")
+		return
+	}
+	name, err := n.resolve(m.Name)
+	var h *service.Handle
+	if err == nil {
+		h, err = n.c.s.svc.Acquire(n.c.s.ctx, name)
+	}
+	if err != nil {
+		n.refuse(o, err)
+		return
+	}
+	h.Release()
+	found := matchContexts(m.Queries, !set)
+	for id := range found {
+		if !found[id] {
+			continue
+		}
+		given := uint32(id)
+		if !set {
+			given = 0
+		}
+		n.answer(o, wire.RepMetaContext, wire.AppendMetaContext(nil, given, contextNames[id]))
+	}
+	if set {
+		n.contexts, n.of = found, name
+	}
+	n.answer(o, wire.RepAck, nil)
+}
+
+// The metadata contexts, by their identifiers.
+const (
+	contextAllocation = iota
+	contextDepth
+	contextCount
+)
+
+var contextNames = [contextCount]string{wire.BaseAllocation, wire.AllocationDepth}
+
+// contexts are a set of metadata contexts.
+type contexts [contextCount]bool
+
+// any reports whether there is one.
+func (c *contexts) any() bool { return *c != contexts{} }
+
+// matchContexts are those that the queries name. In a listing no query means all,
+// and one without a leaf all of its namespace.
+func matchContexts(queries []string, listing bool) contexts {
+	var found contexts
+	for id, name := range contextNames {
+		found[id] = listing && len(queries) == 0
+		for _, q := range queries {
+			wild := listing && len(q) > 0 && q[len(q)-1] == ':' && len(q) < len(name) && name[:len(q)] == q
+			found[id] = found[id] || q == name || wild
+		}
+	}
+	return found
+}
