@@ -4,8 +4,8 @@
 // another can stand on it.
 //
 // A filter names each part of a [Filter] that it passes on by embedding it
-// ([Sizes], [Reads], [Maps], [Limits], [Changes], [Starts], [Flushes],
-// [Closes]), and has methods for what it changes. A part that it forgets is
+// ([Sizes], [Reads], [Maps], [Limits], [Changes] or [Forgets], [Starts],
+// [Flushes], [Closes]), and has methods for what it changes. A part that it forgets is
 // missing: it does not compile. Filters that treat all operations alike are an
 // [Interposer] each.
 //

@@ -84,6 +84,51 @@ func (c Changes) Trim(ctx context.Context, off, n int64) error { return c.Next.T
 // Truncate sets the next node's size.
 func (c Changes) Truncate(ctx context.Context, size int64) error { return c.Next.Truncate(ctx, size) }
 
+// Forgets passes on what changes bytes and size, for filters that keep some of
+// them.
+type Forgets struct {
+	Next *storage.Node
+	// Forget is called before and after each change of [off, off+n): what was
+	// read before the second call may be stale, and what is read after it is
+	// not.
+	Forget func(off, n int64)
+}
+
+// WriteAt writes to the next node.
+func (f Forgets) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
+	f.forget(off, int64(len(p)))
+	defer f.forget(off, int64(len(p)))
+	return f.Next.WriteAt(ctx, p, off)
+}
+
+// Zero zeroes the next node's bytes.
+func (f Forgets) Zero(ctx context.Context, off, n int64, keep bool) error {
+	f.forget(off, n)
+	defer f.forget(off, n)
+	return f.Next.Zero(ctx, off, n, keep)
+}
+
+// Trim trims the next node.
+func (f Forgets) Trim(ctx context.Context, off, n int64) error {
+	f.forget(off, n)
+	defer f.forget(off, n)
+	return f.Next.Trim(ctx, off, n)
+}
+
+// Truncate sets the next node's size.
+func (f Forgets) Truncate(ctx context.Context, size int64) error {
+	f.forget(size, storage.MaxSize-size)
+	defer f.forget(size, storage.MaxSize-size)
+	return f.Next.Truncate(ctx, size)
+}
+
+func (f Forgets) forget(off, n int64) {
+	if off < 0 || n <= 0 || off > storage.MaxSize-n {
+		return // the node refuses it
+	}
+	f.Forget(off, n)
+}
+
 // Starts passes on that writing begins.
 type Starts struct{ Next *storage.Node }
 

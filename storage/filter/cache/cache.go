@@ -59,6 +59,7 @@ type Filter struct {
 	filter.Sizes
 	filter.Maps
 	filter.Limits
+	filter.Forgets
 	filter.Starts
 	filter.Flushes
 	next, file *storage.Node
@@ -102,9 +103,18 @@ func New(ctx context.Context, next *storage.Node, opt Options) (*Filter, error) 
 		Starts: filter.Starts{Next: next}, Flushes: filter.Flushes{Next: next},
 		next: next, file: opt.File, block: opt.BlockSize, bits: bits.TrailingZeros64(uint64(opt.BlockSize)),
 	}
+	f.Forgets = filter.Forgets{Next: next, Forget: f.forget}
 	f.index = newIndex(opt.Size >> f.bits)
 	f.buffers.New = func() any { return new([]byte) }
 	return f, nil
+}
+
+// forget drops what the cache holds of [off, off+n), and what is being fetched of
+// it.
+func (f *Filter) forget(off, n int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.index.forget(off>>f.bits, (off+n-1)>>f.bits+1)
 }
 
 // Counters are how many blocks were read from the cache and from the node, how

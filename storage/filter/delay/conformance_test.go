@@ -1,7 +1,6 @@
 package delay_test
 
 import (
-	"fmt"
 	"testing"
 
 	"github.com/extentd/extentd/storage"
@@ -21,25 +20,7 @@ func over(t *testing.T, opt delay.Options, m storagetest.MemOptions) (*storage.N
 }
 
 func TestConformance(t *testing.T) {
-	for _, unit := range []int64{1, 512} {
-		limits := storage.Limits{Minimum: unit}
-		open := func(t *testing.T, content []byte, holes ...storagetest.Range) storage.File {
-			node, mem := over(t, options(), storagetest.MemOptions{Limits: limits})
-			mem.Put(content, 0)
-			for _, h := range holes {
-				mem.Punch(h.Offset, h.Length)
-			}
-			return node.File()
-		}
-		t.Run(fmt.Sprint("file ", unit), func(t *testing.T) { storagetest.TestFile(t, unit, open) })
-		if unit > 1 {
-			t.Run(fmt.Sprint("tail ", unit), func(t *testing.T) { storagetest.TestFileTail(t, unit, open) })
-		}
-		t.Run(fmt.Sprint("writer ", unit), func(t *testing.T) {
-			storagetest.TestWriter(t, unit, func(t *testing.T, size int64) storage.File {
-				node, _ := over(t, options(), storagetest.MemOptions{Size: size, Limits: limits, Litter: 0xdd})
-				return node.File()
-			})
-		})
-	}
+	storagetest.TestFilter(t, func(_ *testing.T, next *storage.Node) (storage.File, error) {
+		return delay.New(next, options())
+	})
 }

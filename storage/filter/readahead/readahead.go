@@ -34,6 +34,7 @@ type Filter struct {
 	filter.Sizes
 	filter.Maps
 	filter.Limits
+	filter.Forgets
 	filter.Starts
 	filter.Flushes
 	next *storage.Node
@@ -70,6 +71,7 @@ func New(next *storage.Node, opt Options) (*Filter, error) {
 		Starts: filter.Starts{Next: next}, Flushes: filter.Flushes{Next: next},
 		next: next, size: opt.Size,
 	}
+	f.Forgets = filter.Forgets{Next: next, Forget: f.forget}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	return f, nil
 }

@@ -3,8 +3,6 @@ package readahead
 import (
 	"math"
 	"sync/atomic"
-
-	"github.com/extentd/extentd/storage"
 )
 
 // A window is a range that was read ahead, or is being read. The filter's mu
@@ -89,13 +87,8 @@ func (f *Filter) drop(w *window) {
 	}
 }
 
-// forget drops what was read ahead of [off, off+n), and what is being read. Every
-// change calls it before and after: what is read before the second call may be
-// stale, and what after it is not.
+// forget drops what was read ahead of [off, off+n), and what is being read.
 func (f *Filter) forget(off, n int64) {
-	if off < 0 || n <= 0 || off > storage.MaxSize-n {
-		return // the node refuses it
-	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for i := range f.windows {
