@@ -13,11 +13,11 @@ type MakeFilter func(t *testing.T, next *storage.Node) (storage.File, error)
 // TestFilter runs the suites for a filter that has the content and the limits of
 // what it stands on: over nodes of several minimums, which check what they are
 // told.
-func TestFilter(t *testing.T, make MakeFilter) {
+func TestFilter(t *testing.T, over MakeFilter) {
 	t.Helper()
-	over := func(t *testing.T, next *MemFile) storage.File {
+	open := func(t *testing.T, next *MemFile) storage.File {
 		t.Helper()
-		f, err := make(t, storage.NewNode("next", next, storage.NodeOptions{Check: true}))
+		f, err := over(t, storage.NewNode("next", next, storage.NodeOptions{Check: true}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -25,21 +25,21 @@ func TestFilter(t *testing.T, make MakeFilter) {
 	}
 	for _, unit := range []int64{1, 512} {
 		limits := storage.Limits{Minimum: unit}
-		open := func(t *testing.T, content []byte, holes ...Range) storage.File {
+		openFile := func(t *testing.T, content []byte, holes ...Range) storage.File {
 			next := NewMemFileWith(MemOptions{Limits: limits})
 			next.Put(content, 0)
 			for _, h := range holes {
 				next.Punch(h.Offset, h.Length)
 			}
-			return over(t, next)
+			return open(t, next)
 		}
 		t.Run(fmt.Sprint("minimum ", unit), func(t *testing.T) {
-			TestFile(t, unit, open)
+			TestFile(t, unit, openFile)
 			if unit > 1 {
-				TestFileTail(t, unit, open)
+				TestFileTail(t, unit, openFile)
 			}
 			TestWriter(t, unit, func(t *testing.T, size int64) storage.File {
-				return over(t, NewMemFileWith(MemOptions{Size: size, Limits: limits, Litter: 0xdd}))
+				return open(t, NewMemFileWith(MemOptions{Size: size, Limits: limits, Litter: 0xdd}))
 			})
 		})
 	}
