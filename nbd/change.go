@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -27,8 +28,8 @@ func (s *session) zero(r *request, d *block.Device) error {
 		if done || err != nil {
 			return err
 		}
-		if keep || !s.quick(d, off, n) {
-			return errSlow
+		if quick, err := s.quick(ctx, d, off, n, keep); !quick || err != nil {
+			return cmp.Or(err, errSlow)
 		}
 	}
 	if err := d.Zero(ctx, off, n, keep); err != nil || !keep {
@@ -72,13 +73,18 @@ func bare(ctx context.Context, d *block.Device, off, end int64) (lo, hi int64, e
 }
 
 // quick reports whether zeroing is a matter of the map: the format can say that
-// blocks are zeros, and the range has no part of one.
-func (s *session) quick(d *block.Device, off, n int64) bool {
+// blocks are zeros, the range has no part of one, and if they are to have storage,
+// they have it.
+func (s *session) quick(ctx context.Context, d *block.Device, off, n int64, keep bool) (bool, error) {
 	unit := d.Units().Alloc
-	if unit <= 1 || off&(unit-1) != 0 || n&(unit-1) != 0 && off+n != d.Size() {
-		return false
+	if unit <= 1 || off&(unit-1) != 0 || n&(unit-1) != 0 && off+n != d.Size() || !s.export.quickly() {
+		return false, nil
 	}
-	return s.export.quickly()
+	if !keep {
+		return true, nil
+	}
+	lo, _, err := bare(ctx, d, off, off+n)
+	return lo == off+n, err
 }
 
 // glances is how many extents are looked at for whether there is nothing to do.
