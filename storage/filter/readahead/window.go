@@ -60,8 +60,9 @@ func (f *Filter) find(off, hi int64) (*window, int64) {
 	return nil, hi
 }
 
-// patience is for how many reads a window is kept that nobody wants. Less would
-// let more readers than there are windows take them from each other.
+// patience is after how many reads by others a stream that does not go on is given
+// up, and a window that nobody has used. Less would let more readers than there are
+// windows take them from each other.
 const patience = 4 * maxStreams
 
 // spare is a window that can become another, dropped: one that is of no use any
@@ -72,12 +73,27 @@ func (f *Filter) spare() *window {
 		if w.pending || w.readers > 0 {
 			continue
 		}
-		if !w.live() || w.seen >= w.end() || w.last < f.clock-patience {
+		if !w.live() || w.seen >= w.end() || !f.wanted(w) {
 			f.drop(w)
 			return w
 		}
 	}
 	return nil
+}
+
+// wanted reports whether somebody reads the window, or is on the way to it. f.mu
+// must be held.
+func (f *Filter) wanted(w *window) bool {
+	since := f.clock - patience
+	if w.last >= since {
+		return true
+	}
+	for i := range f.streams {
+		if s := &f.streams[i]; s.last > 0 && s.last >= since && s.next < w.hi && w.lo < s.ahead {
+			return true
+		}
+	}
+	return false
 }
 
 // drop makes a window one that nobody may use. f.mu must be held.
