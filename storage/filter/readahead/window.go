@@ -63,7 +63,7 @@ func (f *Filter) find(off, hi int64) (*window, int64) {
 // patience is after how many reads by others a stream that does not go on is given
 // up, and a window that nobody has used. Less would let more readers than there are
 // windows take them from each other.
-const patience = 4 * maxStreams
+const patience = 16 * maxStreams
 
 // spare is a window that can become another, dropped: one that is of no use any
 // more, or that nobody has wanted for long. There may be none. f.mu must be held.
