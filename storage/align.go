@@ -1,6 +1,9 @@
 package storage
 
-import "context"
+import (
+	"context"
+	"fmt"
+)
 
 // alignedExtents is what the file knows of [off, off+n), with boundaries at
 // multiples of the minimum, which is more than 1: the node cannot be asked for
@@ -8,11 +11,14 @@ import "context"
 // begin anywhere.
 func (n *Node) alignedExtents(ctx context.Context, off, length, minimum int64, into *ExtentList) error {
 	size, err := n.file.Size(ctx)
-	if err == nil {
-		err = checkExtentsRange(off, length, size)
-	}
 	if err != nil {
 		return err
+	}
+	if err := CheckRange(off, length, size); err != nil {
+		return err
+	}
+	if length == 0 {
+		return fmt.Errorf("%w: an empty range at %d", ErrOutOfRange, off)
 	}
 	list := n.lists.Get().(*ExtentList)
 	defer n.lists.Put(list)
@@ -49,14 +55,6 @@ func (n *Node) alignedExtents(ctx context.Context, off, length, minimum int64, i
 		}
 	}
 	return nil
-}
-
-// checkExtentsRange is CheckRange for what must not be empty.
-func checkExtentsRange(off, n, size int64) error {
-	if n <= 0 {
-		return CheckRange(-1, n, size)
-	}
-	return CheckRange(off, n, size)
 }
 
 // joined is the status of a block in the words of [ProtocolStatuses]: zeros where

@@ -33,9 +33,6 @@ func (o Op) String() string {
 	return names[o]
 }
 
-// Changes reports whether the operation changes the file.
-func (o Op) Changes() bool { return o >= Write && o <= Truncate }
-
 // A Request is an operation on its way to the node below.
 type Request struct {
 	Op Op

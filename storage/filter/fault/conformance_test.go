@@ -11,12 +11,9 @@ import (
 // over is the filter over a file in memory.
 func over(t *testing.T, opt fault.Options, m storagetest.MemOptions) (*storage.Node, *storagetest.MemFile) {
 	t.Helper()
-	mem := storagetest.NewMemFileWith(m)
-	f, err := fault.New(storage.NewNode("mem", mem, storage.NodeOptions{Check: true}), opt)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return storage.NewNode("fault(mem)", f, storage.NodeOptions{Check: true}), mem
+	return storagetest.Filtered(t, m, func(_ *testing.T, next *storage.Node) (storage.File, error) {
+		return fault.New(next, opt)
+	})
 }
 
 func TestConformance(t *testing.T) {

@@ -11,12 +11,9 @@ import (
 // over is the filter over a file in memory.
 func over(t *testing.T, opt stats.Options, m storagetest.MemOptions) (*storage.Node, *storagetest.MemFile) {
 	t.Helper()
-	mem := storagetest.NewMemFileWith(m)
-	f, err := stats.New(storage.NewNode("mem", mem, storage.NodeOptions{Check: true}), opt)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return storage.NewNode("stats(mem)", f, storage.NodeOptions{Check: true}), mem
+	return storagetest.Filtered(t, m, func(_ *testing.T, next *storage.Node) (storage.File, error) {
+		return stats.New(next, opt)
+	})
 }
 
 func TestConformance(t *testing.T) {
