@@ -1,5 +1,6 @@
 # The image holds the static binary, CA certificates and an empty /images. It
-# runs as an unprivileged user, also on a read-only root file system.
+# runs as an unprivileged user, also on a read-only root file system. `make image`
+# makes the same one without a container engine, for two architectures.
 #
 # In a container the default address, loopback, reaches nobody outside. Another
 # one needs authentication, or --insecure where whoever can reach the port may
@@ -21,6 +22,11 @@ RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -
     && mkdir /out/images
 
 FROM scratch
+ARG VERSION=unknown
+LABEL org.opencontainers.image.title="extentd" \
+      org.opencontainers.image.description="Serves disk images over HTTP: where their blocks are, and what is in them" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$VERSION"
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY --from=build /src/LICENSE /
 COPY --from=build /out/extentd /

@@ -38,7 +38,14 @@ type Config struct {
 	Debug         bool          `koanf:"debug"`
 	LogLevel      string        `koanf:"log-level"`
 
-	NBD NBDConfig `koanf:",squash"`
+	NBD NBDConfig    `koanf:",squash"`
+	TLS ListenConfig `koanf:",squash"`
+
+	Auth AuthConfig `koanf:",squash"`
+
+	Load LoadConfig `koanf:",squash"`
+
+	Telemetry TelemetryConfig `koanf:",squash"`
 
 	// Images are those of the configuration file, whose key is images. They are
 	// neither flag nor environment.
@@ -53,7 +60,7 @@ const (
 )
 
 func configFlags(f *pflag.FlagSet) {
-	f.String("listen", defaultListen, "listen on `ADDR`; port 0 picks one")
+	f.String("listen", defaultListen, "listen on `ADDR`, HOST:PORT or unix:PATH; port 0 picks one")
 	f.String("admin-listen", "", "answer healthz, readyz and metrics, and nothing else, on `ADDR` too")
 	f.StringArray("nbd", nil, "speak NBD on `ADDR`, HOST:PORT or unix:PATH; may be repeated")
 	f.String("nbd-tls-cert", "", "speak NBD under TLS alone, with the certificate in the PEM `FILE`")
@@ -66,9 +73,13 @@ func configFlags(f *pflag.FlagSet) {
 	f.String("state", "", "keep what must survive a restart, such as allocations, in `DIR`, which is made when there is something to keep (default: "+stateDir+" in the served directory)")
 	f.Duration("idle", 30*time.Second, "close an image `DURATION` after its last use")
 	f.Int("max-open", 256, "open at most `N` images at a time")
-	f.Bool("insecure", false, "let --listen name an address that others can reach: there is no authentication")
+	f.Bool("insecure", false, "let --listen and --nbd name addresses that others can reach, without authentication")
 	f.Bool("debug", false, "check every answer of drivers and files against the rules of the storage package")
 	f.String("log-level", "info", "log from `LEVEL` on: debug, info, warn or error")
+	listenFlags(f)
+	authFlags(f)
+	loadFlags(f)
+	telemetryFlags(f)
 	f.String("config", "", "read settings from a YAML `FILE`; its keys are the names of these flags, and dir")
 }
 
@@ -176,15 +187,13 @@ func (c *Config) complete(hasFile bool) error {
 	if c.MaxOpen < 1 {
 		return fmt.Errorf("max-open is %d, must be at least 1", c.MaxOpen)
 	}
-	loopback, err := isLoopback(c.Listen)
-	if err != nil {
+	if err := c.Load.check(); err != nil {
 		return err
 	}
-	if !loopback && !c.Insecure {
-		return fmt.Errorf("listen is %s, which others can reach, and there is no authentication: "+
-			"listen on 127.0.0.1, or give --insecure if everybody who reaches it may read every image", c.Listen)
+	if err := c.Auth.check(); err != nil {
+		return err
 	}
-	if err := c.NBD.check(c.Insecure); err != nil {
+	if err := c.checkListen(); err != nil {
 		return err
 	}
 	if c.Dir == "" && len(c.Image) == 0 && !hasFile {
@@ -221,8 +230,8 @@ func (c *Config) service(w wiring) (service.Options, error) {
 		Blocksize:     blocksizeFilter{}.filter(wiring{}).Open,
 		Idle:          c.Idle,
 		MaxOpen:       c.MaxOpen,
+		CacheSize:     c.Load.quarter(),
 		ReadOnly:      c.ReadOnly,
-		StateDir:      c.state(),
 		Check:         c.Debug,
 	}
 	for _, text := range c.Image {
@@ -243,12 +252,10 @@ func (c *Config) service(w wiring) (service.Options, error) {
 }
 
 // state is the directory for what must survive a restart, "" for none. Nothing is
-// made there before it is needed.
+// made there before it is needed. A server that changes nothing puts nothing into
+// the served directory.
 func (c *Config) state() string {
-	switch {
-	case c.ReadOnly:
-		return ""
-	case c.State == "" && c.Dir != "":
+	if c.State == "" && c.Dir != "" && !c.ReadOnly {
 		return filepath.Join(c.Dir, stateDir)
 	}
 	return c.State

@@ -13,7 +13,7 @@ import (
 )
 
 // load parses a command line of serve.
-func load(t *testing.T, args ...string) (Config, error) {
+func configure(t *testing.T, args ...string) (Config, error) {
 	t.Helper()
 	flags := pflag.NewFlagSet("serve", pflag.ContinueOnError)
 	configFlags(flags)
@@ -27,19 +27,21 @@ func defaults() Config {
 	return Config{
 		Dir: "images", Listen: "127.0.0.1:7080", FollowBacking: "root",
 		Idle: 30 * time.Second, MaxOpen: 256, LogLevel: "info",
+		TLS:  ListenConfig{SocketMode: "0660", Grace: 10 * time.Second},
+		Load: LoadConfig{MaxConnections: 4096, MaxMemory: byteSize(defaultMaxMemory).String(), Stall: time.Minute},
 	}
 }
 
 func TestConfigDefaults(t *testing.T) {
 	t.Chdir(t.TempDir())
-	got, err := load(t)
-	if diff := cmp.Diff(defaults(), got, cmpopts.EquateEmpty()); err != nil || diff != "" {
+	got, err := configure(t)
+	if diff := cmp.Diff(defaults(), got, cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(LoadConfig{})); err != nil || diff != "" {
 		t.Fatalf("%v\n%s", err, diff)
 	}
 	if info, err := os.Stat("images"); err != nil || !info.IsDir() {
 		t.Errorf("the default directory was not created: %v", err)
 	}
-	if _, err := load(t, "elsewhere"); err != nil {
+	if _, err := configure(t, "elsewhere"); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat("elsewhere"); err == nil {
@@ -66,8 +68,8 @@ backing-dir: /one
 	want.Image, want.BackingDir = []string{"a=a,,b.raw,format=raw", "c=c.raw"}, []string{"/one"}
 	check := func(what string, args ...string) {
 		t.Helper()
-		got, err := load(t, args...)
-		if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); err != nil || diff != "" {
+		got, err := configure(t, args...)
+		if diff := cmp.Diff(want, got, cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(LoadConfig{})); err != nil || diff != "" {
 			t.Errorf("%s: %v\n%s", what, err, diff)
 		}
 	}
@@ -89,7 +91,7 @@ backing-dir: /one
 func TestNoDefaultDirectory(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for _, args := range [][]string{{"--image", "a=a.raw"}, {"--config", os.DevNull}} {
-		got, err := load(t, args...)
+		got, err := configure(t, args...)
 		if err != nil || got.Dir != "" {
 			t.Errorf("%v: %q, %v", args, got.Dir, err)
 		}
@@ -133,19 +135,19 @@ func TestConfigRefusals(t *testing.T) {
 		{[]string{"--idle", "-1s"}, "idle"},
 		{[]string{"--max-open", "0"}, "max-open"},
 	} {
-		if got, err := load(t, append(test.args, dir)...); err == nil || !strings.Contains(err.Error(), test.want) {
+		if got, err := configure(t, append(test.args, dir)...); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%v: %+v, %v, want %q", test.args, got, err, test.want)
 		}
 	}
 	for _, addr := range []string{"127.0.0.1:0", "127.8.9.1:7080", "[::1]:0", "localhost:80"} {
-		if _, err := load(t, "--listen", addr, dir); err != nil {
+		if _, err := configure(t, "--listen", addr, dir); err != nil {
 			t.Error(err)
 		}
 	}
-	if _, err := load(t, "--listen", ":0", "--insecure", dir); err != nil {
+	if _, err := configure(t, "--listen", ":0", "--insecure", dir); err != nil {
 		t.Error(err)
 	}
-	if _, err := load(t, "--admin-listen", ":0", dir); err != nil { // it serves no image
+	if _, err := configure(t, "--admin-listen", ":0", dir); err != nil { // it serves no image
 		t.Error(err)
 	}
 }
@@ -159,17 +161,18 @@ func TestConfigState(t *testing.T) {
 	}{
 		{[]string{"d"}, "d/.extentd", false},
 		{[]string{"--state", "s", "d"}, "s", false},
-		{[]string{"--read-only", "--state", "s", "d"}, "", true},
+		{[]string{"--read-only", "d"}, "", true},
+		{[]string{"--read-only", "--state", "s", "d"}, "s", true}, // tickets are kept
 		{[]string{"--image", "a=a.raw"}, "", false},
 		{[]string{"--image", "a=a.raw", "--state", "s"}, "s", false},
 	} {
-		c, err := load(t, test.args...)
+		c, err := configure(t, test.args...)
 		if err != nil {
 			t.Fatal(err)
 		}
 		opt, err := c.service(wiring{})
-		if err != nil || opt.StateDir != test.want || opt.ReadOnly != test.readOnly {
-			t.Errorf("%v: %q, %v, %v", test.args, opt.StateDir, opt.ReadOnly, err)
+		if err != nil || c.state() != test.want || opt.ReadOnly != test.readOnly {
+			t.Errorf("%v: %q, %v, %v", test.args, c.state(), opt.ReadOnly, err)
 		}
 	}
 	if entries, err := os.ReadDir("."); err != nil || len(entries) > 0 {

@@ -18,7 +18,7 @@ func imagesOf(t *testing.T, dir, text string) (Config, error) {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := load(t, "--config", path)
+	c, err := configure(t, "--config", path)
 	if err != nil && !strings.HasPrefix(err.Error(), "config file "+path+": ") {
 		t.Errorf("%v does not name the file", err)
 	}

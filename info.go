@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -12,14 +13,18 @@ import (
 
 func infoCommand() *cobra.Command {
 	var f localFlags
+	var remote remoteFlags
 	cmd := &cobra.Command{
-		Use:   "info FILE | info --config FILE NAME",
+		Use:   "info FILE | info URL | info --config FILE NAME",
 		Short: "Describe an image, as qemu-img info does",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			asJSON, err := f.json()
 			if err != nil {
 				return err
+			}
+			if isRemote(args[0]) {
+				return f.infoRemote(cmd, &remote, args[0], asJSON)
 			}
 			return f.withImage(cmd, args[0], true, func(h *service.Handle) error {
 				info, err := h.Info(cmd.Context())
@@ -30,20 +35,26 @@ func infoCommand() *cobra.Command {
 				if f.config != "" {
 					out.Graph = newGraphInfo(info.Layers[0].Graph)
 				}
-				if !asJSON {
-					return out.print(cmd.OutOrStdout())
-				}
-				text, err := json.MarshalIndent(out, "", "    ")
-				if err != nil {
-					return err
-				}
-				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n", text)
-				return err
+				return out.show(cmd.OutOrStdout(), asJSON)
 			})
 		},
 	}
 	f.registerConfig(cmd)
+	remote.register(cmd)
 	return cmd
+}
+
+// show prints for people, or as JSON.
+func (i *imageInfo) show(w io.Writer, asJSON bool) error {
+	if !asJSON {
+		return i.print(w)
+	}
+	text, err := json.MarshalIndent(i, "", "    ")
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%s\n", text)
+	return err
 }
 
 // imageInfo has the members of QEMU's ImageInfo, in its order.

@@ -121,7 +121,6 @@ func (f *localFlags) configOptions(string) (service.Options, error) {
 		return service.Options{}, err
 	}
 	opt, err := config.service(wiring{log: slog.New(slog.DiscardHandler), scratch: tempScratch})
-	opt.StateDir = ""
 	opt.BackingDirs = slices.Concat(opt.BackingDirs, f.backingDirs)
 	return opt, err
 }

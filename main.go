@@ -58,7 +58,7 @@ func rootCommand() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	cmd.CompletionOptions.HiddenDefaultCmd = true
-	cmd.AddCommand(serveCommand(), healthCommand(), infoCommand(), mapCommand(), checkCommand(), createCommand(), versionCommand())
+	cmd.AddCommand(serveCommand(), healthCommand(), infoCommand(), mapCommand(), checkCommand(), createCommand(), copyCommand(), lsCommand(), versionCommand())
 	return cmd
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"iter"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -15,8 +16,9 @@ import (
 
 func mapCommand() *cobra.Command {
 	var f localFlags
+	var remote remoteFlags
 	cmd := &cobra.Command{
-		Use:   "map FILE | map --config FILE NAME",
+		Use:   "map FILE | map URL | map --config FILE NAME",
 		Short: "Print where the blocks of an image are, as qemu-img map does",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -24,13 +26,16 @@ func mapCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if isRemote(args[0]) {
+				return f.mapRemote(cmd, &remote, args[0], asJSON)
+			}
 			return f.withImage(cmd, args[0], false, func(h *service.Handle) error {
 				w := bufio.NewWriterSize(cmd.OutOrStdout(), 64<<10)
 				var p mapPrinter = &humanMap{w: w, path: localPaths(args[0], h)}
 				if asJSON {
 					p = &jsonMap{w: w}
 				}
-				if err := printMap(cmd.Context(), h, p); err != nil {
+				if err := printMap(localEntries(cmd.Context(), h), p); err != nil {
 					return err
 				}
 				return w.Flush()
@@ -38,6 +43,7 @@ func mapCommand() *cobra.Command {
 		},
 	}
 	f.registerConfig(cmd)
+	remote.register(cmd)
 	return cmd
 }
 
@@ -89,18 +95,32 @@ type mapPrinter interface {
 	end() error
 }
 
-// printMap streams the whole map of the image.
-func printMap(ctx context.Context, h *service.Handle, p mapPrinter) error {
+// localEntries are the whole map of an image.
+func localEntries(ctx context.Context, h *service.Handle) iter.Seq2[mapEntry, error] {
+	d := h.Device()
+	return func(yield func(mapEntry, error) bool) {
+		for m, err := range d.Walk(ctx, 0, d.Size(), block.WalkOptions{}) {
+			if err != nil {
+				yield(mapEntry{}, err)
+				return
+			}
+			if !yield(newMapEntry(&m, h.LayerFormat(int(m.Depth)) == "raw"), nil) {
+				return
+			}
+		}
+	}
+}
+
+// printMap streams a map, its neighbours that read the same as one.
+func printMap(entries iter.Seq2[mapEntry, error], p mapPrinter) error {
 	if err := p.begin(); err != nil {
 		return err
 	}
-	d := h.Device()
 	var pending mapEntry
-	for m, err := range d.Walk(ctx, 0, d.Size(), block.WalkOptions{}) {
+	for e, err := range entries {
 		if err != nil {
 			return err
 		}
-		e := newMapEntry(&m, h.LayerFormat(int(m.Depth)) == "raw")
 		if pending.joins(&e) {
 			pending.length += e.length
 			continue

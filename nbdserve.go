@@ -1,18 +1,17 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
-	"net"
+	"log/slog"
 	"net/url"
-	"os"
-	"strings"
-	"syscall"
-	"time"
 
+	"github.com/extentd/extentd/auth"
+	"github.com/extentd/extentd/certificate"
 	"github.com/extentd/extentd/nbd"
+	"github.com/extentd/extentd/telemetry"
 )
 
 // NBDConfig is what the NBD front end needs to know.
@@ -23,64 +22,49 @@ type NBDConfig struct {
 	ClientCA  string   `koanf:"nbd-tls-client-ca"`
 }
 
-const unixPrefix = "unix:"
-
-// check refuses what is incomplete or unsafe.
-func (c *NBDConfig) check(insecure bool) error {
-	for _, f := range []struct{ has, flag, needs, needed string }{
+// check refuses what is incomplete or unsafe: without certificates of clients
+// there is no telling who they are. authenticated: that has to be known.
+func (c *NBDConfig) check(authenticated, insecure bool) error {
+	if err := needs([]need{
 		{c.Cert, "nbd-tls-cert", c.Key, "nbd-tls-key"},
 		{c.Key, "nbd-tls-key", c.Cert, "nbd-tls-cert"},
 		{c.ClientCA, "nbd-tls-client-ca", c.Cert, "nbd-tls-cert"},
-	} {
-		if f.has != "" && f.needs == "" {
-			return fmt.Errorf("%s needs %s", f.flag, f.needed)
-		}
+	}); err != nil {
+		return err
 	}
 	for _, address := range c.Addresses {
-		if path, isUnix := strings.CutPrefix(address, unixPrefix); isUnix {
-			if path == "" {
-				return fmt.Errorf("nbd is %q, must be HOST:PORT or unix:PATH", address)
-			}
-			continue
-		}
-		loopback, err := isLoopback(address)
-		if err != nil {
-			return fmt.Errorf("nbd is %q, must be HOST:PORT or unix:PATH: %w", address, err)
-		}
-		if !loopback && c.ClientCA == "" && !insecure {
+		from, err := reach("nbd", address)
+		switch {
+		case err != nil:
+			return err
+		case c.ClientCA != "" || insecure || from == socket:
+		case from == anywhere:
 			return fmt.Errorf("nbd is %s, which others can reach, and there is no authentication: "+
 				"listen on 127.0.0.1 or a unix socket, give --nbd-tls-client-ca, or --insecure if everybody who reaches it may read and write every image", address)
+		case authenticated:
+			return fmt.Errorf("nbd is %s, which everybody on this machine can reach, while clients of HTTP have to authenticate: "+
+				"listen on a unix socket, give --nbd-tls-client-ca, or --insecure if everybody who reaches it may read and write every image", address)
 		}
 	}
 	return nil
 }
 
-// tls is nil where clients are served without.
-func (c *NBDConfig) tls() (*tls.Config, error) {
+// certificates are nil where clients are served without TLS.
+func (c *NBDConfig) certificates(log *slog.Logger) (*certificate.Files, error) {
 	if c.Cert == "" {
 		return nil, nil //nolint:nilnil // none is an answer
 	}
-	pair, err := tls.LoadX509KeyPair(c.Cert, c.Key)
+	opt := certificate.Options{Cert: c.Cert, Key: c.Key, ClientCA: c.ClientCA, Logger: log}
+	if c.ClientCA != "" {
+		// Asked by a TLS 1.3 server of Go, GnuTLS 3.7 (qemu, libnbd) does not offer
+		// an RSA certificate.
+		opt.MaxVersion = tls.VersionTLS12
+	}
+	files, err := certificate.Open(opt)
 	if err != nil {
-		return nil, fmt.Errorf("nbd-tls-cert and nbd-tls-key: %w", err)
+		return nil, fmt.Errorf("nbd-tls: %w", err)
 	}
-	config := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
-	if c.ClientCA == "" {
-		return config, nil
-	}
-	text, err := os.ReadFile(c.ClientCA)
-	if err != nil {
-		return nil, fmt.Errorf("nbd-tls-client-ca: %w", err)
-	}
-	config.ClientCAs = x509.NewCertPool()
-	if !config.ClientCAs.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("nbd-tls-client-ca: %s holds no certificate", c.ClientCA)
-	}
-	// Asked by a TLS 1.3 server of Go, GnuTLS 3.7 (qemu, libnbd) does not offer
-	// an RSA certificate.
-	config.MaxVersion = tls.VersionTLS12
-	config.ClientAuth = tls.RequireAndVerifyClientCert
-	return config, nil
+	return files, nil
 }
 
 // An nbdDoor closes as other servers do.
@@ -92,63 +76,65 @@ func (d nbdDoor) Close() error {
 }
 
 // openNBD binds the addresses of the NBD front end.
-func (s *Server) openNBD(config *Config) error {
+func (s *Server) openNBD(ctx context.Context, config *Config) error {
 	if len(config.NBD.Addresses) == 0 {
 		return nil
 	}
-	secure, err := config.NBD.tls()
+	mode, err := config.TLS.socketMode()
 	if err != nil {
 		return err
 	}
-	server := nbd.New(s.service, nbd.Options{TLS: secure, RequireTLS: secure != nil, ReadOnly: config.ReadOnly, Logger: s.log})
+	files, err := config.NBD.certificates(s.log)
+	if err != nil {
+		return err
+	}
+	opt := nbd.Options{RequireTLS: files != nil, ReadOnly: config.ReadOnly, MaxMemory: config.Load.quarter(), Audit: s.audit, Logger: s.log}
+	s.traceNBD(&opt)
+	if files != nil {
+		opt.TLS = files.Config()
+	}
+	if config.NBD.ClientCA != "" {
+		opt.Identify = s.identify(files, config.authenticated())
+	}
+	server := nbd.New(s.service, opt)
+	if err := telemetry.Watch(s.telemetry, server.Stats, nbdMetrics()...); err != nil {
+		server.Close()
+		return err
+	}
 	for _, address := range config.NBD.Addresses {
-		l, uri, err := listenNBD(address, secure != nil)
+		l, err := bind(ctx, address, mode)
 		if err != nil {
 			server.Close()
 			return err
 		}
-		s.doors = append(s.doors, door{listener: l, server: nbdDoor{server}})
-		s.nbd = append(s.nbd, uri)
+		s.doors = append(s.doors, &door{bound: l, listener: l, server: nbdDoor{server}, ended: make(chan struct{})})
+		s.nbd = append(s.nbd, nbdURI(l, files != nil))
 	}
 	return nil
 }
 
-// listenNBD binds an address and says which URI leads there.
-func listenNBD(address string, secure bool) (l net.Listener, uri string, err error) {
+// identify says who a client of NBD is by its certificate, as long as that is one
+// of an authority that clients may have.
+func (s *Server) identify(files *certificate.Files, authenticated bool) func([]*x509.Certificate) (*auth.Caller, error) {
+	return func(chain []*x509.Certificate) (*auth.Caller, error) {
+		if err := files.Verify(chain); err != nil {
+			return nil, fmt.Errorf("%w: %w", auth.ErrUnauthenticated, err)
+		}
+		if !authenticated {
+			return auth.Anyone(), nil
+		}
+		return s.guard.Certificate(chain)
+	}
+}
+
+// nbdURI leads to where a listener is.
+func nbdURI(l *listener, secure bool) string {
 	scheme := "nbd"
 	if secure {
 		scheme = "nbds"
 	}
-	path, isUnix := strings.CutPrefix(address, unixPrefix)
-	if !isUnix {
-		if l, err = net.Listen("tcp", address); err != nil {
-			return nil, "", err
-		}
-		return l, scheme + "://" + l.Addr().String(), nil
+	if l.path != "" {
+		return scheme + "+unix:///?socket=" + url.QueryEscape(l.path)
 	}
-	if err := removeDead(path); err != nil {
-		return nil, "", err
-	}
-	if l, err = net.Listen("unix", path); err != nil {
-		return nil, "", err
-	}
-	return l, scheme + "+unix:///?socket=" + url.QueryEscape(path), nil
-}
-
-// removeDead removes a socket on which nobody listens, such as a process leaves
-// behind that was killed. What is not a socket stays.
-func removeDead(path string) error {
-	info, err := os.Lstat(path)
-	if err != nil || info.Mode().Type() != os.ModeSocket {
-		return nil //nolint:nilerr // listening says what is wrong
-	}
-	c, err := net.DialTimeout("unix", path, time.Second)
-	if err == nil {
-		_ = c.Close()
-		return nil
-	}
-	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return nil //nolint:nilerr // as above
-	}
-	return os.Remove(path)
+	return scheme + "://" + l.Addr().String()
 }

@@ -8,18 +8,19 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/extentd/extentd/api"
-	"github.com/extentd/extentd/api/conn"
-	"github.com/extentd/extentd/nbd"
+	"github.com/extentd/extentd/audit"
+	"github.com/extentd/extentd/auth"
+	"github.com/extentd/extentd/load"
 	"github.com/extentd/extentd/service"
+	"github.com/extentd/extentd/state"
+	"github.com/extentd/extentd/telemetry"
 )
 
 //go:embed openapi.yaml
@@ -27,9 +28,6 @@ var openAPI []byte
 
 // cutOffTime is how long requests that were cut off have to notice.
 const cutOffTime = 5 * time.Second
-
-// defaultDrainTime is how long requests under way have to end.
-const defaultDrainTime = 10 * time.Second
 
 func serveCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -50,11 +48,13 @@ func serveCommand() *cobra.Command {
 
 // serve runs a server until the context is done.
 func serve(ctx context.Context, config Config, stdout, stderr io.Writer) (err error) {
+	config.Load.collect()
 	s, err := NewServer(ctx, config, stderr)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close(context.WithoutCancel(ctx))) }()
+	defer s.heed(&config)()
 	if _, err := fmt.Fprintf(stdout, "listening on %s\n", strings.Join(append([]string{s.URL()}, s.nbd...), " ")); err != nil {
 		return err
 	}
@@ -64,25 +64,20 @@ func serve(ctx context.Context, config Config, stdout, stderr io.Writer) (err er
 // A Server is a configured server whose addresses are bound.
 type Server struct {
 	log       *slog.Logger
+	state     *state.DB // closed last
 	service   *service.Service
-	telemetry *api.Telemetry
+	telemetry *telemetry.Telemetry
+	audit     *audit.Log
+	guard     *auth.Guard
+	failures  func() uint64 // of authentication; nil: nobody counts them
+	limits    *load.Limits
 	requests  api.Requests
 	draining  atomic.Bool
-	doors     []door // the first is for images
-	admin     net.Listener
-	nbd       []string // where NBD is spoken, URIs
-	drainTime time.Duration
-}
-
-// A door is a listener and what answers there.
-type door struct {
-	admin    bool // only probes are answered there
-	listener net.Listener
-	server   interface {
-		Serve(l net.Listener) error
-		Shutdown(ctx context.Context) error
-		Close() error
-	}
+	doors     []*door       // the first is for images
+	admin     *door         // nil for none
+	nbd       []string      // where NBD is spoken, URIs
+	delay     time.Duration // from the signal until no more connections are accepted
+	grace     time.Duration // from then until requests under way are cut off
 }
 
 // NewServer opens the directories and binds the addresses. Who gets a server
@@ -92,15 +87,19 @@ func NewServer(ctx context.Context, config Config, stderr io.Writer) (*Server, e
 	if err := level.UnmarshalText([]byte(config.LogLevel)); err != nil {
 		return nil, fmt.Errorf("log-level is %q, must be debug, info, warn or error", config.LogLevel)
 	}
-	s := &Server{drainTime: defaultDrainTime, log: slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: level}))}
-	if err := s.open(ctx, config); err != nil {
+	logs := &lockedWriter{w: stderr}
+	s := &Server{delay: config.TLS.DrainDelay, grace: config.TLS.Grace, log: newLogger(logs, level)}
+	if err := s.open(ctx, config, logs); err != nil {
 		return nil, errors.Join(err, s.Close(context.WithoutCancel(ctx)))
 	}
 	s.log.Info("serving", "url", s.URL(), "admin", s.AdminURL(), "nbd", s.nbd, "version", buildVersion())
 	return s, nil
 }
 
-func (s *Server) open(ctx context.Context, config Config) error {
+func (s *Server) open(ctx context.Context, config Config, logs io.Writer) error {
+	if err := s.openTelemetry(ctx, &config, logs); err != nil {
+		return err
+	}
 	options, err := config.service(wiring{log: s.log, scratch: openScratch})
 	if err != nil {
 		return err
@@ -108,52 +107,45 @@ func (s *Server) open(ctx context.Context, config Config) error {
 	options.OnError = func(image string, err error) {
 		s.log.Error("an image could not be flushed or closed", "image", image, "error", err)
 	}
+	s.limits = config.Load.limits(len(config.NBD.Addresses) > 0)
+	s.state = state.New(config.state())
+	options.State = s.state
+	s.trace(&options)
 	if s.service, err = service.New(options); err != nil {
 		return err
 	}
-	if s.telemetry, err = api.NewTelemetry(ctx, buildVersion()); err != nil {
+	if err := s.openGuard(ctx, &config); err != nil {
 		return err
 	}
-	loopback, err := isLoopback(config.Listen)
+	if err := s.watch(&config); err != nil {
+		return err
+	}
+	from, err := reach("listen", config.Listen)
 	if err != nil {
 		return err
 	}
-	opt := api.Options{Spec: openAPI, Logger: s.log, Telemetry: s.telemetry, Loopback: loopback, Ready: s.ready, Requests: &s.requests}
-	if _, err := s.listen(config.Listen, api.New(s.service, opt)); err != nil {
+	opt := api.Options{Spec: openAPI, Logger: s.log, Telemetry: s.telemetry, Loopback: from == thisMachine && !config.authenticated(), Guard: s.guard, Authenticate: config.authenticated(), Ready: s.ready, Requests: &s.requests, Load: s.limits, Audit: s.audit, State: s.state}
+	if err := s.openHTTP(ctx, &config, api.New(s.service, opt)); err != nil {
 		return err
 	}
 	if config.AdminListen != "" {
 		opt.Loopback = false // no image can be read there
-		if s.admin, err = s.listen(config.AdminListen, api.NewAdmin(opt)); err != nil {
+		if err := s.openAdmin(ctx, &config, api.NewAdmin(opt)); err != nil {
 			return err
 		}
-		s.doors[len(s.doors)-1].admin = true
 	}
-	return s.openNBD(&config)
-}
-
-func (s *Server) listen(addr string, handler http.Handler) (net.Listener, error) {
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return nil, err
-	}
-	h := api.NewServer(handler, s.log)
-	h.Protocols = new(http.Protocols)
-	h.Protocols.SetHTTP1(true)
-	h.Protocols.SetUnencryptedHTTP2(true)
-	s.doors = append(s.doors, door{listener: conn.Wrap(l), server: h})
-	return l, nil
+	return s.openNBD(ctx, &config)
 }
 
 // URL is where images are served.
-func (s *Server) URL() string { return "http://" + s.doors[0].listener.Addr().String() }
+func (s *Server) URL() string { return s.doors[0].url() }
 
 // AdminURL is where probes are answered besides, "" for nowhere.
 func (s *Server) AdminURL() string {
 	if s.admin == nil {
 		return ""
 	}
-	return "http://" + s.admin.Addr().String()
+	return s.admin.url()
 }
 
 // ready says why no more requests are welcome.
@@ -169,7 +161,7 @@ func (s *Server) ready() error {
 func (s *Server) Run(ctx context.Context) error {
 	failed := make(chan error, len(s.doors))
 	for _, d := range s.doors {
-		go func() { failed <- d.server.Serve(d.listener) }()
+		go func() { failed <- d.serve() }()
 	}
 	var err error
 	served := len(s.doors)
@@ -179,41 +171,18 @@ func (s *Server) Run(ctx context.Context) error {
 		served--
 	}
 	s.draining.Store(true)
-	s.log.Info("stopping")
+	s.log.Info("stopping", "delay", s.delay.String(), "grace", s.grace.String())
+	if err == nil {
+		s.linger(failed)
+	}
 	s.drain(context.WithoutCancel(ctx))
 	for range served {
-		if e := <-failed; !errors.Is(e, http.ErrServerClosed) && !errors.Is(e, nbd.ErrServerClosed) {
+		if e := <-failed; !stopped(e) {
 			err = errors.Join(err, e)
 		}
 	}
 	s.log.Info("stopped")
 	return err
-}
-
-// drain lets requests under way end, and cuts off those that do not. Probes
-// are answered meanwhile.
-func (s *Server) drain(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, s.drainTime)
-	defer cancel()
-	var images sync.WaitGroup // one kind of client must not use up the time of another
-	for _, d := range s.doors {
-		if !d.admin {
-			images.Go(func() { s.shut(ctx, d) })
-		}
-	}
-	images.Wait()
-	for _, d := range s.doors {
-		if d.admin {
-			s.shut(ctx, d)
-		}
-	}
-}
-
-func (s *Server) shut(ctx context.Context, d door) {
-	if err := d.server.Shutdown(ctx); err != nil {
-		s.log.Warn("requests are cut off", "error", err)
-		_ = d.server.Close() // their clients see it
-	}
 }
 
 // Close closes everything, after Run. The context bounds how long it waits for
@@ -230,14 +199,15 @@ func (s *Server) Close(ctx context.Context) error {
 	// One that is writing would leave its image behind not closed.
 	waiting, cancel := context.WithTimeout(ctx, cutOffTime)
 	defer cancel()
+	s.requests.Stop()
 	errs = append(errs, s.requests.Wait(waiting))
-	if s.telemetry != nil {
-		ctx, cancel := context.WithTimeout(ctx, time.Second)
-		defer cancel()
-		errs = append(errs, s.telemetry.Shutdown(ctx))
-	}
+	s.stopTelemetry(ctx)
 	if s.service != nil {
 		errs = append(errs, s.service.Close())
 	}
+	if s.guard != nil {
+		errs = append(errs, s.guard.Close())
+	}
+	errs = append(errs, s.state.Close(), s.audit.Close())
 	return errors.Join(errs...)
 }

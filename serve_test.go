@@ -219,11 +219,11 @@ func TestCut(t *testing.T) {
 	if err := os.Truncate(filepath.Join(dir, "disk.raw"), 64<<20); err != nil {
 		t.Fatal(err)
 	}
-	s, err := NewServer(t.Context(), Config{Dir: dir, Listen: "127.0.0.1:0", FollowBacking: "root", LogLevel: "info"}, io.Discard)
+	config := Config{Dir: dir, Listen: "127.0.0.1:0", FollowBacking: "root", LogLevel: "info", TLS: ListenConfig{Grace: 50 * time.Millisecond}}
+	s, err := NewServer(t.Context(), config, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.drainTime = 50 * time.Millisecond
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()

@@ -138,6 +138,33 @@ func (e MappingTargetKind) Valid() bool {
 	}
 }
 
+// Defines values for Verb.
+const (
+	VerbAdmin  Verb = "admin"
+	VerbCreate Verb = "create"
+	VerbMap    Verb = "map"
+	VerbRead   Verb = "read"
+	VerbWrite  Verb = "write"
+)
+
+// Valid indicates whether the value is a known member of the Verb enum.
+func (e Verb) Valid() bool {
+	switch e {
+	case VerbAdmin:
+		return true
+	case VerbCreate:
+		return true
+	case VerbMap:
+		return true
+	case VerbRead:
+		return true
+	case VerbWrite:
+		return true
+	default:
+		return false
+	}
+}
+
 // Allocation Blocks that are reserved, and not yet mapped.
 type Allocation struct {
 	// Id An opaque text.
@@ -587,7 +614,8 @@ type Problem struct {
 	// `read-only`, `exists`, `image-busy`, `conflict`,
 	// `precondition-failed`, `too-large`, `unsupported-media-type`,
 	// `corrupt-image`, `backing-unavailable`, `unsupported-feature`,
-	// `refused`, `not-ready`, `no-space`, `io-error`, `internal`.
+	// `refused`, `not-ready`, `no-space`, `io-error`, `unauthenticated`,
+	// `too-many-requests`, `busy`, `internal`.
 	Type string `json:"type"`
 
 	// Title What the type means. The same for all errors of a type.
@@ -681,6 +709,34 @@ type Snapshot struct {
 	Icount *int64 `json:"icount,omitempty"`
 }
 
+// Ticket defines model for Ticket.
+type Ticket struct {
+	// Expires When it ends.
+	Expires time.Time `json:"expires"`
+
+	// Id Names the ticket, to revoke it. It is no secret.
+	//
+	// Example: ZTWIJUIQUBMGYNGDJUI2R6RFPO
+	Id string `json:"id"`
+
+	// Ticket The secret to present.
+	Ticket string `json:"ticket"`
+}
+
+// TicketRequest defines model for TicketRequest.
+type TicketRequest struct {
+	// Image The name of the image that the ticket is for.
+	Image string `json:"image"`
+
+	// Ttl For how long, from `1s` to `24h`.
+	//
+	// Example: 10m
+	Ttl *string `json:"ttl,omitempty"`
+
+	// Verbs What it allows; the caller must be allowed that as well.
+	Verbs []Verb `json:"verbs" validate:"min=1,max=5"`
+}
+
 // TrimRange defines model for TrimRange.
 type TrimRange struct {
 	// Length How long the range is, bytes.
@@ -689,6 +745,10 @@ type TrimRange struct {
 	// Offset Where the range begins in the image, bytes.
 	Offset int64 `json:"offset" validate:"min=0"`
 }
+
+// Verb What may be done with an image: `map` it, `read` its data, `write` to it,
+// `create` an image of its name, or `admin` it: delete, resize, repair.
+type Verb string
 
 // ZeroRange defines model for ZeroRange.
 type ZeroRange struct {
@@ -711,6 +771,9 @@ type ContentRange = string
 // Flush defines model for Flush.
 type Flush = bool
 
+// IdempotencyKey defines model for IdempotencyKey.
+type IdempotencyKey = string
+
 // IfMatch defines model for IfMatch.
 type IfMatch = string
 
@@ -719,6 +782,9 @@ type IfNoneMatch = string
 
 // ImageName defines model for ImageName.
 type ImageName = string
+
+// TicketID defines model for TicketID.
+type TicketID = string
 
 // UnlessMatch defines model for UnlessMatch.
 type UnlessMatch = string
@@ -755,6 +821,10 @@ type Forbidden = Problem
 // one that it does not know by its `status`.
 type InternalError = Problem
 
+// KeyConflict An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type KeyConflict = Problem
+
 // NoSpace An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
 type NoSpace = Problem
@@ -762,6 +832,10 @@ type NoSpace = Problem
 // NotFound An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
 type NotFound = Problem
+
+// Overloaded An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type Overloaded = Problem
 
 // PreconditionFailed An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
@@ -774,6 +848,14 @@ type ReadOnly = Problem
 // TooLarge An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
 type TooLarge = Problem
+
+// TooManyRequests An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type TooManyRequests = Problem
+
+// Unauthenticated An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type Unauthenticated = Problem
 
 // UnsupportedCoding An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
@@ -796,6 +878,17 @@ type ListImagesParams struct {
 	Cursor *string `form:"cursor,omitempty" json:"cursor,omitempty" validate:"omitnil,max=1024"`
 }
 
+// CreateImageParams defines parameters for CreateImage.
+type CreateImageParams struct {
+	// IdempotencyKey Lets the request be made once, however often it is sent: one with the same
+	// key and the same content gets the same answer again, for a day, and waits
+	// for it while the first is under way. One with other content is 409
+	// `conflict`, and so is one after a crash of the server that leaves open what
+	// became of the first. Keys are of the caller: others may use the same. An
+	// answer that says that nothing was done leaves the key free.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // DeleteImageParams defines parameters for DeleteImage.
 type DeleteImageParams struct {
 	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
@@ -808,6 +901,17 @@ type PatchImageParams struct {
 	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
 	// 412.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// CreateAllocationParams defines parameters for CreateAllocation.
+type CreateAllocationParams struct {
+	// IdempotencyKey Lets the request be made once, however often it is sent: one with the same
+	// key and the same content gets the same answer again, for a day, and waits
+	// for it while the first is under way. One with other content is 409
+	// `conflict`, and so is one after a crash of the server that leaves open what
+	// became of the first. Keys are of the caller: others may use the same. An
+	// answer that says that nothing was done leaves the key free.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // GetExtentsParams defines parameters for GetExtents.
@@ -849,6 +953,14 @@ type UpdateMappingsParams struct {
 	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
 	// 412.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
+
+	// IdempotencyKey Lets the request be made once, however often it is sent: one with the same
+	// key and the same content gets the same answer again, for a day, and waits
+	// for it while the first is under way. One with other content is 409
+	// `conflict`, and so is one after a crash of the server that leaves open what
+	// became of the first. Keys are of the caller: others may use the same. An
+	// answer that says that nothing was done leaves the key free.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // TrimDataParams defines parameters for TrimData.
@@ -871,6 +983,17 @@ type ZeroDataParams struct {
 	// IfNoneMatch A list of ETags, or `*`. If the ETag is still one of them, the answer is
 	// 412.
 	IfNoneMatch *UnlessMatch `json:"If-None-Match,omitempty"`
+}
+
+// MintTicketParams defines parameters for MintTicket.
+type MintTicketParams struct {
+	// IdempotencyKey Lets the request be made once, however often it is sent: one with the same
+	// key and the same content gets the same answer again, for a day, and waits
+	// for it while the first is under way. One with other content is 409
+	// `conflict`, and so is one after a crash of the server that leaves open what
+	// became of the first. Keys are of the caller: others may use the same. An
+	// answer that says that nothing was done leaves the key free.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // CreateImageJSONRequestBody defines body for CreateImage for application/json ContentType.
@@ -900,6 +1023,9 @@ type TrimDataJSONRequestBody = TrimRange
 // ZeroDataJSONRequestBody defines body for ZeroData for application/json ContentType.
 type ZeroDataJSONRequestBody = ZeroRange
 
+// MintTicketJSONRequestBody defines body for MintTicket for application/json ContentType.
+type MintTicketJSONRequestBody = TicketRequest
+
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
 	// ListImages List images
@@ -907,7 +1033,7 @@ type ServerInterface interface {
 	ListImages(w http.ResponseWriter, r *http.Request, params ListImagesParams)
 	// CreateImage Create an image
 	// (POST /v1/images)
-	CreateImage(w http.ResponseWriter, r *http.Request)
+	CreateImage(w http.ResponseWriter, r *http.Request, params CreateImageParams)
 	// DeleteImage Delete an image
 	// (DELETE /v1/images/{image})
 	DeleteImage(w http.ResponseWriter, r *http.Request, image ImageName, params DeleteImageParams)
@@ -922,7 +1048,7 @@ type ServerInterface interface {
 	ListAllocations(w http.ResponseWriter, r *http.Request, image ImageName)
 	// CreateAllocation Reserve blocks
 	// (POST /v1/images/{image}/allocations)
-	CreateAllocation(w http.ResponseWriter, r *http.Request, image ImageName)
+	CreateAllocation(w http.ResponseWriter, r *http.Request, image ImageName, params CreateAllocationParams)
 	// DeleteAllocation Give an allocation back
 	// (DELETE /v1/images/{image}/allocations/{allocation})
 	DeleteAllocation(w http.ResponseWriter, r *http.Request, image ImageName, allocation AllocationID)
@@ -950,6 +1076,12 @@ type ServerInterface interface {
 	// ZeroData Make a range read as zeros
 	// (POST /v1/images/{image}/zero)
 	ZeroData(w http.ResponseWriter, r *http.Request, image ImageName, params ZeroDataParams)
+	// MintTicket Mint a ticket
+	// (POST /v1/tickets)
+	MintTicket(w http.ResponseWriter, r *http.Request, params MintTicketParams)
+	// RevokeTicket Revoke a ticket
+	// (DELETE /v1/tickets/{ticket})
+	RevokeTicket(w http.ResponseWriter, r *http.Request, ticket TicketID)
 }
 
 // Unimplemented server implementation that returns http.StatusNotImplemented for each endpoint.
@@ -964,7 +1096,7 @@ func (_ Unimplemented) ListImages(w http.ResponseWriter, r *http.Request, params
 
 // CreateImage Create an image
 // (POST /v1/images)
-func (_ Unimplemented) CreateImage(w http.ResponseWriter, r *http.Request) {
+func (_ Unimplemented) CreateImage(w http.ResponseWriter, r *http.Request, params CreateImageParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -994,7 +1126,7 @@ func (_ Unimplemented) ListAllocations(w http.ResponseWriter, r *http.Request, i
 
 // CreateAllocation Reserve blocks
 // (POST /v1/images/{image}/allocations)
-func (_ Unimplemented) CreateAllocation(w http.ResponseWriter, r *http.Request, image ImageName) {
+func (_ Unimplemented) CreateAllocation(w http.ResponseWriter, r *http.Request, image ImageName, params CreateAllocationParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1049,6 +1181,18 @@ func (_ Unimplemented) TrimData(w http.ResponseWriter, r *http.Request, image Im
 // ZeroData Make a range read as zeros
 // (POST /v1/images/{image}/zero)
 func (_ Unimplemented) ZeroData(w http.ResponseWriter, r *http.Request, image ImageName, params ZeroDataParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// MintTicket Mint a ticket
+// (POST /v1/tickets)
+func (_ Unimplemented) MintTicket(w http.ResponseWriter, r *http.Request, params MintTicketParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// RevokeTicket Revoke a ticket
+// (DELETE /v1/tickets/{ticket})
+func (_ Unimplemented) RevokeTicket(w http.ResponseWriter, r *http.Request, ticket TicketID) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1110,8 +1254,35 @@ func (siw *ServerInterfaceWrapper) ListImages(w http.ResponseWriter, r *http.Req
 // CreateImage operation middleware
 func (siw *ServerInterfaceWrapper) CreateImage(w http.ResponseWriter, r *http.Request) {
 
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateImageParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CreateImage(w, r)
+		siw.Handler.CreateImage(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1288,8 +1459,32 @@ func (siw *ServerInterfaceWrapper) CreateAllocation(w http.ResponseWriter, r *ht
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateAllocationParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CreateAllocation(w, r, image)
+		siw.Handler.CreateAllocation(w, r, image, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1633,6 +1828,25 @@ func (siw *ServerInterfaceWrapper) UpdateMappings(w http.ResponseWriter, r *http
 
 	}
 
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.UpdateMappings(w, r, image, params)
 	}))
@@ -1773,6 +1987,73 @@ func (siw *ServerInterfaceWrapper) ZeroData(w http.ResponseWriter, r *http.Reque
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ZeroData(w, r, image, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// MintTicket operation middleware
+func (siw *ServerInterfaceWrapper) MintTicket(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params MintTicketParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.MintTicket(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RevokeTicket operation middleware
+func (siw *ServerInterfaceWrapper) RevokeTicket(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "ticket" -------------
+	var ticket TicketID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "ticket", chi.URLParam(r, "ticket"), &ticket, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "ticket", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RevokeTicket(w, r, ticket)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1943,6 +2224,12 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/images/{image}/zero", wrapper.ZeroData)
 	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/tickets", wrapper.MintTicket)
+	})
+	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/v1/tickets/{ticket}", wrapper.RevokeTicket)
+	})
 
 	return r
 }
@@ -1966,17 +2253,46 @@ type HeadlessResponse struct {
 
 type InternalErrorApplicationProblemPlusJSONResponse Problem
 
+type KeyConflictApplicationProblemPlusJSONResponse Problem
+
 type NoSpaceApplicationProblemPlusJSONResponse Problem
 
 type NotFoundApplicationProblemPlusJSONResponse Problem
 
 type OKTextResponse string
 
+type OverloadedResponseHeaders struct {
+	RetryAfter int
+}
+type OverloadedApplicationProblemPlusJSONResponse struct {
+	Body Problem
+
+	Headers OverloadedResponseHeaders
+}
+
 type PreconditionFailedApplicationProblemPlusJSONResponse Problem
 
 type ReadOnlyApplicationProblemPlusJSONResponse Problem
 
 type TooLargeApplicationProblemPlusJSONResponse Problem
+
+type TooManyRequestsResponseHeaders struct {
+	RetryAfter int
+}
+type TooManyRequestsApplicationProblemPlusJSONResponse struct {
+	Body Problem
+
+	Headers TooManyRequestsResponseHeaders
+}
+
+type UnauthenticatedResponseHeaders struct {
+	WWWAuthenticate string
+}
+type UnauthenticatedApplicationProblemPlusJSONResponse struct {
+	Body Problem
+
+	Headers UnauthenticatedResponseHeaders
+}
 
 type UnsupportedCodingResponseHeaders struct {
 	AcceptEncoding string
@@ -2037,6 +2353,23 @@ func (response ListImages400ApplicationProblemPlusJSONResponse) VisitListImagesR
 	return err
 }
 
+type ListImages401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response ListImages401ApplicationProblemPlusJSONResponse) VisitListImagesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListImages403ApplicationProblemPlusJSONResponse struct {
 	ForbiddenApplicationProblemPlusJSONResponse
 }
@@ -2049,6 +2382,23 @@ func (response ListImages403ApplicationProblemPlusJSONResponse) VisitListImagesR
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListImages429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response ListImages429ApplicationProblemPlusJSONResponse) VisitListImagesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -2069,8 +2419,26 @@ func (response ListImages500ApplicationProblemPlusJSONResponse) VisitListImagesR
 	return err
 }
 
+type ListImages503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response ListImages503ApplicationProblemPlusJSONResponse) VisitListImagesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type CreateImageRequestObject struct {
-	Body *CreateImageJSONRequestBody
+	Params CreateImageParams
+	Body   *CreateImageJSONRequestBody
 }
 
 type CreateImageResponseObject interface {
@@ -2078,7 +2446,8 @@ type CreateImageResponseObject interface {
 }
 
 type CreateImage201ResponseHeaders struct {
-	Location string
+	IdempotencyReplayed *string
+	Location            string
 }
 
 type CreateImage201JSONResponse struct {
@@ -2093,6 +2462,9 @@ func (response CreateImage201JSONResponse) VisitCreateImageResponse(w http.Respo
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
 	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
 	w.WriteHeader(201)
 	_, err := buf.WriteTo(w)
@@ -2111,6 +2483,23 @@ func (response CreateImage400ApplicationProblemPlusJSONResponse) VisitCreateImag
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateImage401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response CreateImage401ApplicationProblemPlusJSONResponse) VisitCreateImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -2199,6 +2588,23 @@ func (response CreateImage422ApplicationProblemPlusJSONResponse) VisitCreateImag
 	return err
 }
 
+type CreateImage429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response CreateImage429ApplicationProblemPlusJSONResponse) VisitCreateImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type CreateImage500ApplicationProblemPlusJSONResponse struct {
 	InternalErrorApplicationProblemPlusJSONResponse
 }
@@ -2211,6 +2617,23 @@ func (response CreateImage500ApplicationProblemPlusJSONResponse) VisitCreateImag
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateImage503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response CreateImage503ApplicationProblemPlusJSONResponse) VisitCreateImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -2260,6 +2683,23 @@ func (response DeleteImage400ApplicationProblemPlusJSONResponse) VisitDeleteImag
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteImage401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteImage401ApplicationProblemPlusJSONResponse) VisitDeleteImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -2344,6 +2784,23 @@ func (response DeleteImage422ApplicationProblemPlusJSONResponse) VisitDeleteImag
 	return err
 }
 
+type DeleteImage429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteImage429ApplicationProblemPlusJSONResponse) VisitDeleteImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type DeleteImage500ApplicationProblemPlusJSONResponse struct {
 	InternalErrorApplicationProblemPlusJSONResponse
 }
@@ -2356,6 +2813,23 @@ func (response DeleteImage500ApplicationProblemPlusJSONResponse) VisitDeleteImag
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteImage503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteImage503ApplicationProblemPlusJSONResponse) VisitDeleteImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -2394,6 +2868,23 @@ func (response GetImage400ApplicationProblemPlusJSONResponse) VisitGetImageRespo
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetImage401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response GetImage401ApplicationProblemPlusJSONResponse) VisitGetImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -2462,6 +2953,23 @@ func (response GetImage422ApplicationProblemPlusJSONResponse) VisitGetImageRespo
 	return err
 }
 
+type GetImage429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response GetImage429ApplicationProblemPlusJSONResponse) VisitGetImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetImage500ApplicationProblemPlusJSONResponse struct {
 	InternalErrorApplicationProblemPlusJSONResponse
 }
@@ -2474,6 +2982,23 @@ func (response GetImage500ApplicationProblemPlusJSONResponse) VisitGetImageRespo
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetImage503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response GetImage503ApplicationProblemPlusJSONResponse) VisitGetImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -2515,6 +3040,23 @@ func (response PatchImage400ApplicationProblemPlusJSONResponse) VisitPatchImageR
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchImage401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response PatchImage401ApplicationProblemPlusJSONResponse) VisitPatchImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -2637,6 +3179,23 @@ func (response PatchImage422ApplicationProblemPlusJSONResponse) VisitPatchImageR
 	return err
 }
 
+type PatchImage429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response PatchImage429ApplicationProblemPlusJSONResponse) VisitPatchImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type PatchImage500ApplicationProblemPlusJSONResponse struct {
 	InternalErrorApplicationProblemPlusJSONResponse
 }
@@ -2649,6 +3208,23 @@ func (response PatchImage500ApplicationProblemPlusJSONResponse) VisitPatchImageR
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchImage503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response PatchImage503ApplicationProblemPlusJSONResponse) VisitPatchImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -2703,6 +3279,23 @@ func (response ListAllocations400ApplicationProblemPlusJSONResponse) VisitListAl
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListAllocations401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response ListAllocations401ApplicationProblemPlusJSONResponse) VisitListAllocationsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -2771,6 +3364,23 @@ func (response ListAllocations422ApplicationProblemPlusJSONResponse) VisitListAl
 	return err
 }
 
+type ListAllocations429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response ListAllocations429ApplicationProblemPlusJSONResponse) VisitListAllocationsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListAllocations500ApplicationProblemPlusJSONResponse struct {
 	InternalErrorApplicationProblemPlusJSONResponse
 }
@@ -2787,9 +3397,27 @@ func (response ListAllocations500ApplicationProblemPlusJSONResponse) VisitListAl
 	return err
 }
 
+type ListAllocations503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response ListAllocations503ApplicationProblemPlusJSONResponse) VisitListAllocationsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type CreateAllocationRequestObject struct {
-	Image ImageName `json:"image"`
-	Body  *CreateAllocationJSONRequestBody
+	Image  ImageName `json:"image"`
+	Params CreateAllocationParams
+	Body   *CreateAllocationJSONRequestBody
 }
 
 type CreateAllocationResponseObject interface {
@@ -2797,7 +3425,8 @@ type CreateAllocationResponseObject interface {
 }
 
 type CreateAllocation201ResponseHeaders struct {
-	Location string
+	IdempotencyReplayed *string
+	Location            string
 }
 
 type CreateAllocation201JSONResponse struct {
@@ -2812,6 +3441,9 @@ func (response CreateAllocation201JSONResponse) VisitCreateAllocationResponse(w 
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
 	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
 	w.WriteHeader(201)
 	_, err := buf.WriteTo(w)
@@ -2830,6 +3462,23 @@ func (response CreateAllocation400ApplicationProblemPlusJSONResponse) VisitCreat
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateAllocation401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response CreateAllocation401ApplicationProblemPlusJSONResponse) VisitCreateAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -2936,6 +3585,23 @@ func (response CreateAllocation422ApplicationProblemPlusJSONResponse) VisitCreat
 	return err
 }
 
+type CreateAllocation429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response CreateAllocation429ApplicationProblemPlusJSONResponse) VisitCreateAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type CreateAllocation500ApplicationProblemPlusJSONResponse struct {
 	InternalErrorApplicationProblemPlusJSONResponse
 }
@@ -2948,6 +3614,23 @@ func (response CreateAllocation500ApplicationProblemPlusJSONResponse) VisitCreat
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateAllocation503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response CreateAllocation503ApplicationProblemPlusJSONResponse) VisitCreateAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -2997,6 +3680,23 @@ func (response DeleteAllocation400ApplicationProblemPlusJSONResponse) VisitDelet
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteAllocation401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteAllocation401ApplicationProblemPlusJSONResponse) VisitDeleteAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -3065,6 +3765,23 @@ func (response DeleteAllocation422ApplicationProblemPlusJSONResponse) VisitDelet
 	return err
 }
 
+type DeleteAllocation429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteAllocation429ApplicationProblemPlusJSONResponse) VisitDeleteAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type DeleteAllocation500ApplicationProblemPlusJSONResponse struct {
 	InternalErrorApplicationProblemPlusJSONResponse
 }
@@ -3077,6 +3794,23 @@ func (response DeleteAllocation500ApplicationProblemPlusJSONResponse) VisitDelet
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteAllocation503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteAllocation503ApplicationProblemPlusJSONResponse) VisitDeleteAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -3116,6 +3850,23 @@ func (response GetAllocation400ApplicationProblemPlusJSONResponse) VisitGetAlloc
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetAllocation401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response GetAllocation401ApplicationProblemPlusJSONResponse) VisitGetAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -3184,6 +3935,23 @@ func (response GetAllocation422ApplicationProblemPlusJSONResponse) VisitGetAlloc
 	return err
 }
 
+type GetAllocation429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response GetAllocation429ApplicationProblemPlusJSONResponse) VisitGetAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetAllocation500ApplicationProblemPlusJSONResponse struct {
 	InternalErrorApplicationProblemPlusJSONResponse
 }
@@ -3196,6 +3964,23 @@ func (response GetAllocation500ApplicationProblemPlusJSONResponse) VisitGetAlloc
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetAllocation503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response GetAllocation503ApplicationProblemPlusJSONResponse) VisitGetAllocationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -3235,6 +4020,23 @@ func (response CheckImage400ApplicationProblemPlusJSONResponse) VisitCheckImageR
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckImage401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response CheckImage401ApplicationProblemPlusJSONResponse) VisitCheckImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -3341,6 +4143,23 @@ func (response CheckImage422ApplicationProblemPlusJSONResponse) VisitCheckImageR
 	return err
 }
 
+type CheckImage429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response CheckImage429ApplicationProblemPlusJSONResponse) VisitCheckImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type CheckImage500ApplicationProblemPlusJSONResponse struct {
 	InternalErrorApplicationProblemPlusJSONResponse
 }
@@ -3353,6 +4172,23 @@ func (response CheckImage500ApplicationProblemPlusJSONResponse) VisitCheckImageR
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckImage503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response CheckImage503ApplicationProblemPlusJSONResponse) VisitCheckImageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -3489,6 +4325,23 @@ func (response GetExtents400ApplicationProblemPlusJSONResponse) VisitGetExtentsR
 	return err
 }
 
+type GetExtents401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response GetExtents401ApplicationProblemPlusJSONResponse) VisitGetExtentsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetExtents403ApplicationProblemPlusJSONResponse struct {
 	ForbiddenApplicationProblemPlusJSONResponse
 }
@@ -3569,6 +4422,23 @@ func (response GetExtents422ApplicationProblemPlusJSONResponse) VisitGetExtentsR
 	return err
 }
 
+type GetExtents429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response GetExtents429ApplicationProblemPlusJSONResponse) VisitGetExtentsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetExtents500ApplicationProblemPlusJSONResponse struct {
 	InternalErrorApplicationProblemPlusJSONResponse
 }
@@ -3581,6 +4451,23 @@ func (response GetExtents500ApplicationProblemPlusJSONResponse) VisitGetExtentsR
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetExtents503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response GetExtents503ApplicationProblemPlusJSONResponse) VisitGetExtentsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -3630,6 +4517,23 @@ func (response FlushData400ApplicationProblemPlusJSONResponse) VisitFlushDataRes
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type FlushData401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response FlushData401ApplicationProblemPlusJSONResponse) VisitFlushDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -3736,6 +4640,23 @@ func (response FlushData422ApplicationProblemPlusJSONResponse) VisitFlushDataRes
 	return err
 }
 
+type FlushData429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response FlushData429ApplicationProblemPlusJSONResponse) VisitFlushDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type FlushData500ApplicationProblemPlusJSONResponse struct {
 	InternalErrorApplicationProblemPlusJSONResponse
 }
@@ -3748,6 +4669,23 @@ func (response FlushData500ApplicationProblemPlusJSONResponse) VisitFlushDataRes
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type FlushData503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response FlushData503ApplicationProblemPlusJSONResponse) VisitFlushDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -3786,6 +4724,23 @@ func (response GetLimits400ApplicationProblemPlusJSONResponse) VisitGetLimitsRes
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetLimits401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response GetLimits401ApplicationProblemPlusJSONResponse) VisitGetLimitsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -3854,6 +4809,23 @@ func (response GetLimits422ApplicationProblemPlusJSONResponse) VisitGetLimitsRes
 	return err
 }
 
+type GetLimits429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response GetLimits429ApplicationProblemPlusJSONResponse) VisitGetLimitsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetLimits500ApplicationProblemPlusJSONResponse struct {
 	InternalErrorApplicationProblemPlusJSONResponse
 }
@@ -3870,6 +4842,23 @@ func (response GetLimits500ApplicationProblemPlusJSONResponse) VisitGetLimitsRes
 	return err
 }
 
+type GetLimits503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response GetLimits503ApplicationProblemPlusJSONResponse) VisitGetLimitsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type UpdateMappingsRequestObject struct {
 	Image  ImageName `json:"image"`
 	Params UpdateMappingsParams
@@ -3881,7 +4870,8 @@ type UpdateMappingsResponseObject interface {
 }
 
 type UpdateMappings200ResponseHeaders struct {
-	ETag string
+	ETag                string
+	IdempotencyReplayed *string
 }
 
 type UpdateMappings200JSONResponse struct {
@@ -3897,6 +4887,9 @@ func (response UpdateMappings200JSONResponse) VisitUpdateMappingsResponse(w http
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
@@ -3914,6 +4907,23 @@ func (response UpdateMappings400ApplicationProblemPlusJSONResponse) VisitUpdateM
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateMappings401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response UpdateMappings401ApplicationProblemPlusJSONResponse) VisitUpdateMappingsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -4036,6 +5046,23 @@ func (response UpdateMappings422ApplicationProblemPlusJSONResponse) VisitUpdateM
 	return err
 }
 
+type UpdateMappings429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response UpdateMappings429ApplicationProblemPlusJSONResponse) VisitUpdateMappingsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type UpdateMappings500ApplicationProblemPlusJSONResponse struct {
 	InternalErrorApplicationProblemPlusJSONResponse
 }
@@ -4048,6 +5075,23 @@ func (response UpdateMappings500ApplicationProblemPlusJSONResponse) VisitUpdateM
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateMappings503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response UpdateMappings503ApplicationProblemPlusJSONResponse) VisitUpdateMappingsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -4114,6 +5158,23 @@ func (response TrimData400ApplicationProblemPlusJSONResponse) VisitTrimDataRespo
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TrimData401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response TrimData401ApplicationProblemPlusJSONResponse) VisitTrimDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -4236,6 +5297,23 @@ func (response TrimData422ApplicationProblemPlusJSONResponse) VisitTrimDataRespo
 	return err
 }
 
+type TrimData429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response TrimData429ApplicationProblemPlusJSONResponse) VisitTrimDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type TrimData500ApplicationProblemPlusJSONResponse struct {
 	InternalErrorApplicationProblemPlusJSONResponse
 }
@@ -4248,6 +5326,23 @@ func (response TrimData500ApplicationProblemPlusJSONResponse) VisitTrimDataRespo
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TrimData503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response TrimData503ApplicationProblemPlusJSONResponse) VisitTrimDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -4314,6 +5409,23 @@ func (response ZeroData400ApplicationProblemPlusJSONResponse) VisitZeroDataRespo
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ZeroData401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response ZeroData401ApplicationProblemPlusJSONResponse) VisitZeroDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -4436,6 +5548,23 @@ func (response ZeroData422ApplicationProblemPlusJSONResponse) VisitZeroDataRespo
 	return err
 }
 
+type ZeroData429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response ZeroData429ApplicationProblemPlusJSONResponse) VisitZeroDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ZeroData500ApplicationProblemPlusJSONResponse struct {
 	InternalErrorApplicationProblemPlusJSONResponse
 }
@@ -4452,6 +5581,23 @@ func (response ZeroData500ApplicationProblemPlusJSONResponse) VisitZeroDataRespo
 	return err
 }
 
+type ZeroData503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response ZeroData503ApplicationProblemPlusJSONResponse) VisitZeroDataResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ZeroData507ApplicationProblemPlusJSONResponse struct {
 	NoSpaceApplicationProblemPlusJSONResponse
 }
@@ -4464,6 +5610,371 @@ func (response ZeroData507ApplicationProblemPlusJSONResponse) VisitZeroDataRespo
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(507)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MintTicketRequestObject struct {
+	Params MintTicketParams
+	Body   *MintTicketJSONRequestBody
+}
+
+type MintTicketResponseObject interface {
+	VisitMintTicketResponse(w http.ResponseWriter) error
+}
+
+type MintTicket201ResponseHeaders struct {
+	IdempotencyReplayed *string
+	Location            string
+}
+
+type MintTicket201JSONResponse struct {
+	Body    Ticket
+	Headers MintTicket201ResponseHeaders
+}
+
+func (response MintTicket201JSONResponse) VisitMintTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MintTicket400ApplicationProblemPlusJSONResponse struct {
+	BadBodyApplicationProblemPlusJSONResponse
+}
+
+func (response MintTicket400ApplicationProblemPlusJSONResponse) VisitMintTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MintTicket401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response MintTicket401ApplicationProblemPlusJSONResponse) VisitMintTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MintTicket403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response MintTicket403ApplicationProblemPlusJSONResponse) VisitMintTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MintTicket404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response MintTicket404ApplicationProblemPlusJSONResponse) VisitMintTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MintTicket409ApplicationProblemPlusJSONResponse struct {
+	KeyConflictApplicationProblemPlusJSONResponse
+}
+
+func (response MintTicket409ApplicationProblemPlusJSONResponse) VisitMintTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MintTicket413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response MintTicket413ApplicationProblemPlusJSONResponse) VisitMintTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MintTicket415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaApplicationProblemPlusJSONResponse
+}
+
+func (response MintTicket415ApplicationProblemPlusJSONResponse) VisitMintTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.AcceptPatch != nil {
+		w.Header().Set("Accept-Patch", fmt.Sprint(*response.Headers.AcceptPatch))
+	}
+	if response.Headers.AcceptPost != nil {
+		w.Header().Set("Accept-Post", fmt.Sprint(*response.Headers.AcceptPost))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MintTicket422ApplicationProblemPlusJSONResponse Problem
+
+func (response MintTicket422ApplicationProblemPlusJSONResponse) VisitMintTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MintTicket429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response MintTicket429ApplicationProblemPlusJSONResponse) VisitMintTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MintTicket500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response MintTicket500ApplicationProblemPlusJSONResponse) VisitMintTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MintTicket503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response MintTicket503ApplicationProblemPlusJSONResponse) VisitMintTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MintTicket507ApplicationProblemPlusJSONResponse struct {
+	NoSpaceApplicationProblemPlusJSONResponse
+}
+
+func (response MintTicket507ApplicationProblemPlusJSONResponse) VisitMintTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(507)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevokeTicketRequestObject struct {
+	Ticket TicketID `json:"ticket"`
+}
+
+type RevokeTicketResponseObject interface {
+	VisitRevokeTicketResponse(w http.ResponseWriter) error
+}
+
+type RevokeTicket204Response struct {
+}
+
+func (response RevokeTicket204Response) VisitRevokeTicketResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type RevokeTicket400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response RevokeTicket400ApplicationProblemPlusJSONResponse) VisitRevokeTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevokeTicket401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response RevokeTicket401ApplicationProblemPlusJSONResponse) VisitRevokeTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevokeTicket403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response RevokeTicket403ApplicationProblemPlusJSONResponse) VisitRevokeTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevokeTicket404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response RevokeTicket404ApplicationProblemPlusJSONResponse) VisitRevokeTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevokeTicket429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response RevokeTicket429ApplicationProblemPlusJSONResponse) VisitRevokeTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevokeTicket500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response RevokeTicket500ApplicationProblemPlusJSONResponse) VisitRevokeTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevokeTicket503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response RevokeTicket503ApplicationProblemPlusJSONResponse) VisitRevokeTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -4518,6 +6029,12 @@ type StrictServerInterface interface {
 	// ZeroData Make a range read as zeros
 	// (POST /v1/images/{image}/zero)
 	ZeroData(ctx context.Context, request ZeroDataRequestObject) (ZeroDataResponseObject, error)
+	// MintTicket Mint a ticket
+	// (POST /v1/tickets)
+	MintTicket(ctx context.Context, request MintTicketRequestObject) (MintTicketResponseObject, error)
+	// RevokeTicket Revoke a ticket
+	// (DELETE /v1/tickets/{ticket})
+	RevokeTicket(ctx context.Context, request RevokeTicketRequestObject) (RevokeTicketResponseObject, error)
 }
 
 type StrictHandlerFunc func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error)
@@ -4586,8 +6103,10 @@ func (sh *strictHandler) ListImages(w http.ResponseWriter, r *http.Request, para
 }
 
 // CreateImage operation middleware
-func (sh *strictHandler) CreateImage(w http.ResponseWriter, r *http.Request) {
+func (sh *strictHandler) CreateImage(w http.ResponseWriter, r *http.Request, params CreateImageParams) {
 	var request CreateImageRequestObject
+
+	request.Params = params
 
 	var body CreateImageJSONRequestBody
 	if err := runtime.BindJSONBody(r, &body); err != nil {
@@ -4743,10 +6262,11 @@ func (sh *strictHandler) ListAllocations(w http.ResponseWriter, r *http.Request,
 }
 
 // CreateAllocation operation middleware
-func (sh *strictHandler) CreateAllocation(w http.ResponseWriter, r *http.Request, image ImageName) {
+func (sh *strictHandler) CreateAllocation(w http.ResponseWriter, r *http.Request, image ImageName, params CreateAllocationParams) {
 	var request CreateAllocationRequestObject
 
 	request.Image = image
+	request.Params = params
 
 	var body CreateAllocationJSONRequestBody
 	if err := runtime.BindJSONBody(r, &body); err != nil {
@@ -5043,6 +6563,65 @@ func (sh *strictHandler) ZeroData(w http.ResponseWriter, r *http.Request, image 
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ZeroDataResponseObject); ok {
 		if err := validResponse.VisitZeroDataResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// MintTicket operation middleware
+func (sh *strictHandler) MintTicket(w http.ResponseWriter, r *http.Request, params MintTicketParams) {
+	var request MintTicketRequestObject
+
+	request.Params = params
+
+	var body MintTicketJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.MintTicket(ctx, request.(MintTicketRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "MintTicket")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(MintTicketResponseObject); ok {
+		if err := validResponse.VisitMintTicketResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RevokeTicket operation middleware
+func (sh *strictHandler) RevokeTicket(w http.ResponseWriter, r *http.Request, ticket TicketID) {
+	var request RevokeTicketRequestObject
+
+	request.Ticket = ticket
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RevokeTicket(ctx, request.(RevokeTicketRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RevokeTicket")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RevokeTicketResponseObject); ok {
+		if err := validResponse.VisitRevokeTicketResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

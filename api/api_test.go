@@ -22,6 +22,7 @@ import (
 	"github.com/extentd/extentd/api"
 	"github.com/extentd/extentd/api/conn"
 	"github.com/extentd/extentd/service"
+	"github.com/extentd/extentd/state"
 	"github.com/extentd/extentd/storage"
 )
 
@@ -35,8 +36,9 @@ type fixture struct {
 	log  *logBuffer
 	http *http.Client
 
-	server *httptest.Server
-	closed bool // the test has closed the service
+	server   *httptest.Server
+	requests *api.Requests
+	closed   bool // the test has closed the service
 }
 
 // A logBuffer keeps what the server logs.
@@ -71,7 +73,16 @@ func startWith(t testing.TB, opt api.Options, with service.Options, mappers map[
 	for name := range mappers {
 		f.write(t, name, nil)
 	}
-	with.Dir, with.StateDir, with.Recheck = f.dir, filepath.Join(f.dir, ".extentd"), -1
+	db := state.New(filepath.Join(f.dir, ".extentd"))
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	with.Dir, with.State, with.Recheck = f.dir, db, -1
+	if opt.State == nil {
+		opt.State = db
+	}
 	with.Formats = map[string]service.Driver{"raw": rawDriver(), "qcow2": service.QCOW2Driver(), "fake": fakeDriver(mappers)}
 	svc, err := service.New(with)
 	if err != nil {
@@ -81,12 +92,16 @@ func startWith(t testing.TB, opt api.Options, with service.Options, mappers map[
 	if opt.Logger == nil {
 		opt.Logger = slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
+	if opt.Requests == nil {
+		opt.Requests = new(api.Requests)
+	}
+	f.requests = opt.Requests
 	srv := httptest.NewUnstartedServer(nil)
 	srv.Config = api.NewServer(api.New(svc, opt), opt.Logger)
 	srv.Config.Protocols = new(http.Protocols)
 	srv.Config.Protocols.SetHTTP1(true)
 	srv.Config.Protocols.SetUnencryptedHTTP2(true)
-	srv.Listener = conn.Wrap(srv.Listener)
+	srv.Listener = conn.Wrap(srv.Listener, conn.Options{})
 	srv.Start()
 	f.url, f.server = srv.URL, srv
 	f.http = &http.Client{Transport: &http.Transport{DisableCompression: true}}
@@ -108,6 +123,9 @@ func startWith(t testing.TB, opt api.Options, with service.Options, mappers map[
 func (f *fixture) stop(t testing.TB) {
 	t.Helper()
 	f.closed = true
+	if err := f.requests.Wait(t.Context()); err != nil { // one that has been answered may have the image still
+		t.Error(err)
+	}
 	if err := f.svc.Close(); err != nil {
 		t.Error(err)
 	}

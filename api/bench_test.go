@@ -9,9 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/extentd/extentd/api"
+	"github.com/extentd/extentd/load"
 	"github.com/extentd/extentd/service"
+	"github.com/extentd/extentd/telemetry"
 )
 
 // A sink is a ResponseWriter that keeps nothing.
@@ -34,12 +37,13 @@ func BenchmarkDataRange(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer svc.Close()
-	telemetry, err := api.NewTelemetry(b.Context(), "")
+	measure, err := telemetry.New(b.Context(), telemetry.Options{})
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer telemetry.Shutdown(b.Context()) //nolint:errcheck // nothing is exported
-	h := api.New(svc, api.Options{Telemetry: telemetry, Loopback: true, Logger: slog.New(slog.DiscardHandler)})
+	defer measure.Shutdown(b.Context()) //nolint:errcheck // nothing is exported
+	limits := load.New(load.Options{Connections: 4096, Transfers: 128 << 20, Stall: time.Minute})
+	h := api.New(svc, api.Options{Telemetry: measure, Load: limits, Loopback: true, Logger: slog.New(slog.DiscardHandler)})
 	r := httptest.NewRequest(http.MethodGet, "/v1/images/disk.raw/data", nil)
 	r.Host = "127.0.0.1:7080"
 	r.Header.Set("Range", "bytes=4096-8191")

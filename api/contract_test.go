@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -122,9 +123,12 @@ func TestAnswersKeepTheContract(t *testing.T) {
 	c.check(503, "GET", "/readyz", "")
 	for path, item := range doc.Paths.Map() {
 		for method := range item.Operations() {
-			c.check(403, method, path, "", "image", "disk.raw", "allocation", "x", "Host", "attacker.example")
+			c.check(403, method, path, "", "image", "disk.raw", "allocation", "x", "ticket", "x", "Host", "attacker.example")
 		}
 	}
+	contractTickets(c)
+	contractKeys(c)
+	contractRefusals(c)
 	if err := os.RemoveAll(f.dir); err != nil {
 		t.Fatal(err)
 	}
@@ -133,10 +137,26 @@ func TestAnswersKeepTheContract(t *testing.T) {
 
 // A contract compares answers with what openapi.yaml says of them.
 type contract struct {
-	t    *testing.T
-	f    *fixture
-	doc  *openapi3.T
+	t   *testing.T
+	f   *fixture
+	doc *openapi3.T
+
+	mu   sync.Mutex      // protects seen
 	seen map[string]bool // "operationId status"
+}
+
+func (c *contract) saw(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.seen[key] = true
+}
+
+// with calls fn while it asks another server.
+func (c *contract) with(f *fixture, fn func()) {
+	before := c.f
+	c.f = f
+	fn()
+	c.f = before
 }
 
 // check calls an operation and validates its answer. The pairs are headers, but
@@ -148,7 +168,7 @@ func (c *contract) check(status int, method, pattern, query string, pairs ...str
 	var body []byte
 	for i := 0; i < len(pairs); i += 2 {
 		switch pairs[i] {
-		case "image", "allocation":
+		case "image", "allocation", "ticket":
 			path = strings.Replace(path, "{"+pairs[i]+"}", url.PathEscape(pairs[i+1]), 1)
 		case "body":
 			body = []byte(pairs[i+1])
@@ -164,7 +184,7 @@ func (c *contract) check(status int, method, pattern, query string, pairs ...str
 	}
 	item := c.doc.Paths.Value(pattern)
 	op := item.GetOperation(method)
-	c.seen[fmt.Sprintf("%s %d", op.OperationID, status)] = true
+	c.saw(fmt.Sprintf("%s %d", op.OperationID, status))
 	response := op.Responses.Status(status)
 	if response == nil {
 		c.t.Errorf("%s: status %d is not in the contract", what, status)

@@ -2,8 +2,11 @@ package api
 
 import (
 	"context"
+	"fmt"
 
+	"github.com/extentd/extentd/auth"
 	"github.com/extentd/extentd/service"
+	"github.com/extentd/extentd/storage"
 )
 
 // CreateImage implements POST /v1/images.
@@ -15,6 +18,9 @@ func (s *server) CreateImage(ctx context.Context, request CreateImageRequestObje
 	if b.Size == nil && b.Backing == nil {
 		return nil, invalid("size", ruleRequired, "is missing, and there is no backing that has one")
 	}
+	if err := mayCreate(auth.FromContext(ctx), b); err != nil {
+		return nil, err
+	}
 	if err := s.svc.Create(ctx, creationOf(b)); err != nil {
 		return nil, err
 	}
@@ -23,6 +29,23 @@ func (s *server) CreateImage(ctx context.Context, request CreateImageRequestObje
 		return nil, err
 	}
 	return CreateImage201JSONResponse{Body: img, Headers: CreateImage201ResponseHeaders{Location: "/v1/images/" + b.Name}}, nil
+}
+
+// mayCreate is nil if the caller may make the image, its data file, which is
+// served by its own name as well, and read what shows through it.
+func mayCreate(c *auth.Caller, b *ImageCreation) error {
+	for _, name := range []string{b.Name, valueOf(b.DataFile)} {
+		if service.ValidName(name) && !c.May(auth.Create, name) { // others are refused for what they are
+			return fmt.Errorf("%w: %s image %q", auth.ErrForbidden, auth.Create, shorten(name))
+		}
+	}
+	if b.Backing == nil || c.May(auth.Read, *b.Backing) {
+		return nil
+	}
+	if !c.Sees(*b.Backing) { // as if there were none
+		return fmt.Errorf("%w: backing image %q: %w", storage.ErrBackingUnavailable, shorten(*b.Backing), storage.ErrNotFound)
+	}
+	return fmt.Errorf("%w: %s on backing image %q", auth.ErrForbidden, auth.Read, *b.Backing)
 }
 
 func creationOf(b *ImageCreation) service.CreateRequest {
@@ -94,6 +117,11 @@ func (s *server) CheckImage(ctx context.Context, request CheckImageRequestObject
 	repair := service.RepairNone
 	if r := request.Body.Repair; r != nil {
 		repair = string(*r)
+	}
+	if repair != service.RepairNone {
+		if err := may(auth.FromContext(ctx), auth.Admin, request.Image); err != nil {
+			return nil, err
+		}
 	}
 	found, err := s.svc.Check(ctx, request.Image, repair)
 	if err != nil {

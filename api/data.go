@@ -169,7 +169,16 @@ func (a *dataAnswer) send() error {
 // sendRange sends one range as the body. Its first piece is read before the
 // header is sent.
 func (a *dataAnswer) sendRange(part byteRange, status int) error {
-	stream, err := a.d.Stream(a.r.Context(), part.off, part.n)
+	ctx, memory := a.r.Context(), a.s.opt.Load.Memory()
+	take := memory.Long
+	if part.n <= block.StreamLeast {
+		take = memory.Small
+	}
+	if err := take(ctx, block.StreamLeast); err != nil {
+		return err
+	}
+	defer memory.Put(block.StreamLeast)
+	stream, err := a.d.StreamWithin(ctx, part.off, part.n, memory)
 	if err != nil {
 		return err
 	}

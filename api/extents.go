@@ -52,7 +52,7 @@ func (s *server) GetExtents(ctx context.Context, request GetExtentsRequestObject
 		return nil, err
 	}
 	q.generation = generation
-	body, err := startMap(ctx, h, q)
+	body, err := startMap(ctx, h, q, s.opt.Load.Memory())
 	if err != nil {
 		return nil, err
 	}

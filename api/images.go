@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/url"
 
+	"github.com/extentd/extentd/auth"
 	"github.com/extentd/extentd/service"
 	"github.com/extentd/extentd/storage"
 )
@@ -23,7 +24,8 @@ func (s *server) ListImages(ctx context.Context, request ListImagesRequestObject
 	if c := request.Params.Cursor; c != nil {
 		cursor = *c
 	}
-	page, err := s.svc.List(ctx, cursor, limit)
+	caller := auth.FromContext(ctx)
+	page, err := s.svc.List(ctx, cursor, limit, func(name string) bool { return caller.May(auth.Map, name) })
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -47,6 +48,11 @@ func (e *tooLargeError) Error() string {
 
 func (e *tooLargeError) Unwrap() error { return errTooLarge }
 
+// A heldBody is the body of a request that has been read.
+type heldBody struct{ *bytes.Reader }
+
+func (*heldBody) Close() error { return nil }
+
 // check reads the body and makes sure of it, and puts it back for the generated
 // code to decode, which would let most faults pass.
 func (b *jsonBody) check(w http.ResponseWriter, r *http.Request) error {
@@ -73,7 +79,7 @@ func (b *jsonBody) check(w http.ResponseWriter, r *http.Request) error {
 	if err := checkJSON(text, b.shape); err != nil {
 		return err
 	}
-	r.Body = io.NopCloser(bytes.NewReader(text))
+	r.Body = &heldBody{bytes.NewReader(text)}
 	r.ContentLength = int64(len(text))
 	return nil
 }
@@ -109,6 +115,9 @@ func checkCoding(w http.ResponseWriter, r *http.Request) error {
 // bodyError is what is told of a body that cannot be read to its end, if its
 // client is there still.
 func bodyError(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return errors.Join(errStalled, invalid("body", ruleSyntax, "comes too slowly"))
+	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return invalid("body", ruleLength, "ends too early")
 	}

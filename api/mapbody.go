@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/extentd/extentd/load"
 	"github.com/extentd/extentd/service"
 	"github.com/extentd/extentd/storage"
 )
@@ -17,6 +18,13 @@ const (
 	// pieceSize is how much of a map is encoded before it is written: below
 	// 256 KiB, system calls begin to count.
 	pieceSize = 256 << 10
+	// smallPiece is likewise where memory is short: pieces of them are load.Least.
+	smallPiece = 20 << 10
+	// shortPage is how many extents fit into one of them.
+	shortPage = 100
+	// pieceRoom is what a buffer has beyond a piece, for the extent that makes it
+	// full.
+	pieceRoom = 1 << 10
 	// pieces bounds how far the walk runs ahead of the client.
 	pieces = 3
 	// pieceTime is how long a piece may be in the making while nothing else
@@ -24,7 +32,10 @@ const (
 	pieceTime = 200 * time.Millisecond
 )
 
-var pieceBuffers = sync.Pool{New: func() any { b := make([]byte, 0, pieceSize+1024); return &b }}
+var (
+	pieceBuffers      = sync.Pool{New: func() any { b := make([]byte, 0, pieceSize+pieceRoom); return &b }}
+	smallPieceBuffers = sync.Pool{New: func() any { b := make([]byte, 0, smallPiece+pieceRoom); return &b }}
+)
 
 // A mapBody is an encoded map on its way from the goroutine that walks the
 // image to the one that writes to the client. Its memory does not grow with the
@@ -32,6 +43,9 @@ var pieceBuffers = sync.Pool{New: func() any { b := make([]byte, 0, pieceSize+10
 type mapBody struct {
 	full   chan piece   // closed when the walk has ended
 	free   chan *[]byte // nil: one that has not been made yet
+	size   int          // of a piece
+	memory *load.Memory
+	taken  int64 // of memory
 	first  piece
 	err    error // why the walk ended early; to be read once full is closed
 	cancel context.CancelFunc
@@ -46,9 +60,15 @@ type piece struct {
 
 // startMap walks and encodes the map, and returns when the first piece is
 // there, or why there is none.
-func startMap(ctx context.Context, h *service.Handle, q extentQuery) (*mapBody, error) {
+func startMap(ctx context.Context, h *service.Handle, q extentQuery, memory *load.Memory) (*mapBody, error) {
+	if err := memory.Long(ctx, load.Least); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	b := &mapBody{full: make(chan piece, pieces), free: make(chan *[]byte, pieces), cancel: cancel}
+	b := &mapBody{full: make(chan piece, pieces), free: make(chan *[]byte, pieces), cancel: cancel, size: smallPiece, memory: memory, taken: load.Least}
+	if most := int64(pieces * pieceSize); (q.limit == 0 || q.limit > shortPage) && memory.Spare(most) {
+		b.size, b.taken = pieceSize, b.taken+most
+	}
 	for range pieces {
 		b.free <- nil
 	}
@@ -75,10 +95,19 @@ func (b *mapBody) close() {
 	b.walk.Wait()
 	close(b.free)
 	for text := range b.free {
-		if text != nil && cap(*text) < 2*pieceSize {
-			pieceBuffers.Put(text)
+		if text != nil && cap(*text) < 2*b.size {
+			b.pool().Put(text)
 		}
 	}
+	b.memory.Put(b.taken)
+}
+
+// pool is where buffers come from.
+func (b *mapBody) pool() *sync.Pool {
+	if b.size == pieceSize {
+		return &pieceBuffers
+	}
+	return &smallPieceBuffers
 }
 
 // writeTo writes the body, with a Content-Length if it is a single piece.
@@ -208,7 +237,7 @@ func (w *mapWriter) add(m *storage.Mapping) error {
 	}
 	w.count++
 	w.end = m.End()
-	full := len(w.text) >= pieceSize
+	full := len(w.text) >= w.body.size
 	if !full && w.count%64 == 0 && len(w.body.full) == 0 {
 		full = time.Since(w.since) >= pieceTime
 	}
@@ -236,7 +265,7 @@ func (w *mapWriter) hand(last bool) {
 // next begins a piece in a buffer, nil for a new one.
 func (w *mapWriter) next(buffer *[]byte) {
 	if buffer == nil {
-		buffer = pieceBuffers.Get().(*[]byte)
+		buffer = w.body.pool().Get().(*[]byte)
 	}
 	w.buffer, w.text, w.since = buffer, (*buffer)[:0], time.Now()
 	w.release = w.h.HoldMap()

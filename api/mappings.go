@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 
 	"github.com/extentd/extentd/service"
 )
@@ -24,6 +25,9 @@ func (s *server) UpdateMappings(ctx context.Context, request UpdateMappingsReque
 		}
 	}
 	generation, err := s.svc.Update(ctx, request.Image, updates, writeCondition(callOf(ctx).r.Header))
+	if request.Params.IdempotencyKey != nil {
+		err = s.settle(ctx, request.Image, len(updates), err)
+	}
 	if err != nil {
 		return nil, named(request.Image, err)
 	}
@@ -31,4 +35,24 @@ func (s *server) UpdateMappings(ctx context.Context, request UpdateMappingsReque
 		Body:    MappingResult{Generation: generation},
 		Headers: UpdateMappings200ResponseHeaders{ETag: `"` + generation + `"`},
 	}, nil
+}
+
+// settle makes durable what was done of n updates, which ended with the error: an
+// answer that is kept must not outlive what it says.
+func (s *server) settle(ctx context.Context, image string, n int, err error) error {
+	var batch *service.BatchError
+	switch {
+	case errors.As(err, &batch):
+		n = batch.Applied
+	case err != nil:
+		n = 0
+	}
+	if n == 0 {
+		return err
+	}
+	_, flushed := s.change(ctx, image, func(h *service.Handle) error { return h.Device().Flush(ctx) })
+	if flushed == nil {
+		return err
+	}
+	return &service.BatchError{Applied: n, Err: errors.Join(flushed, err)}
 }

@@ -17,7 +17,8 @@ import (
 	"syscall"
 	"time"
 
-	"go.opentelemetry.io/otel/trace"
+	"github.com/extentd/extentd/audit"
+	"github.com/extentd/extentd/auth"
 )
 
 // observed is the one middleware, on every route: request id, check of the
@@ -26,12 +27,17 @@ import (
 type observed struct {
 	s       *server
 	pattern string // as in the contract, "" for what is on no route
+	name    string // of spans
 	next    http.HandlerFunc
 	metrics routeMetrics
 }
 
 func (s *server) observe(method, pattern string, next http.HandlerFunc) http.Handler {
-	return &observed{s: s, pattern: pattern, next: next, metrics: s.telemetry.route(method, pattern)}
+	name := "no route"
+	if pattern != "" {
+		name = method + " " + pattern
+	}
+	return &observed{s: s, pattern: pattern, name: name, next: next, metrics: s.instruments.route(method, pattern)}
 }
 
 func (o *observed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -40,13 +46,21 @@ func (o *observed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	resp := &response{ResponseWriter: w, id: [1]string{o.s.ids.of(r)}}
 	w.Header()["X-Request-Id"] = resp.id[:]
-	var span trace.Span
-	if o.s.telemetry.tracing {
-		r, span = o.s.telemetry.begin(r, o.pattern)
+	o.s.begin(resp, r, start)
+	if r.ProtoMajor > 1 {
+		resp.stall = o.s.opt.Load.Stall()
+	}
+	var span traced
+	if o.s.instruments.tracing {
+		r, span = o.s.instruments.begin(r, o.name)
 	}
 	defer func() {
 		aborted := o.recovered(recover(), resp, r)
-		o.finish(r, resp, span, time.Since(start), aborted)
+		took := time.Since(start)
+		o.finish(r, resp, span, took, aborted)
+		if o.s.opt.Audit != nil && changes(r.Method) {
+			o.audit(r, resp, start, took, aborted)
+		}
 		if aborted {
 			panic(http.ErrAbortHandler)
 		}
@@ -77,15 +91,14 @@ func (o *observed) recovered(p any, resp *response, r *http.Request) (aborted bo
 	return false
 }
 
-func (o *observed) finish(r *http.Request, resp *response, span trace.Span, took time.Duration, aborted bool) {
+func (o *observed) finish(r *http.Request, resp *response, span traced, took time.Duration, aborted bool) {
 	if resp.status == 0 && !aborted {
 		resp.status = http.StatusOK // as net/http will say
 	}
+	resp.end()
 	ctx := r.Context()
 	o.metrics.record(ctx, resp, took, aborted)
-	if span != nil {
-		endSpan(span, r, o.pattern, resp, aborted)
-	}
+	span.end(r, o.pattern, resp, aborted)
 	if o.s.log.Enabled(ctx, slog.LevelDebug) {
 		o.s.log.LogAttrs(ctx, slog.LevelDebug, "request",
 			slog.String("request", resp.id[0]), slog.String("method", r.Method), slog.String("path", r.URL.EscapedPath()),
@@ -100,8 +113,13 @@ type response struct {
 	http.ResponseWriter
 	status int // 0 until the header is sent
 	sent   int64
-	read   int64     // of the request's body
-	id     [1]string // an array, so that it serves as the value of a header
+	read   int64         // of the request's body
+	id     [1]string     // an array, so that it serves as the value of a header
+	stall  time.Duration // see writePaced; 0: it is not for this response
+
+	caller  *auth.Caller  // who was found to call; nil: nobody was asked, or is known
+	problem string        // the type of the problem that was answered, "" for none
+	change  *audit.Change // what was asked for, where that is known; nil otherwise
 }
 
 var (
@@ -122,6 +140,11 @@ func (r *response) WriteHeader(status int) {
 func (r *response) Write(p []byte) (int, error) {
 	if r.status == 0 {
 		r.status = http.StatusOK
+	}
+	if r.stall > 0 {
+		n, err := r.writePaced(p)
+		r.sent += int64(n)
+		return n, err
 	}
 	n, err := r.ResponseWriter.Write(p)
 	r.sent += int64(n)

@@ -9,16 +9,16 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/google/go-cmp/cmp"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/extentd/extentd/telemetry"
 )
 
 // A readerFrom is a ResponseWriter that notes how it is written to.
@@ -169,17 +169,17 @@ func TestParametersAreThoseOfTheContract(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	telemetry, err := NewTelemetry(t.Context(), "1.2.3")
+	measure, err := telemetry.New(t.Context(), telemetry.Options{Version: "1.2.3"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := telemetry.Shutdown(context.Background()); err != nil {
+		if err := measure.Shutdown(context.Background()); err != nil {
 			t.Error(err)
 		}
 	}()
-	s := newServer(Options{Telemetry: telemetry})
-	h := s.router(s.adminRoutes())
+	s := newServer(Options{Telemetry: measure})
+	h := s.router(s.adminRoutes(public()))
 	serve := func(method, path string) string {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest(method, path, nil))
@@ -230,11 +230,12 @@ func TestMetrics(t *testing.T) {
 // Spans bear the name of the route, and continue the trace of the caller.
 func TestSpans(t *testing.T) {
 	recorder := tracetest.NewSpanRecorder()
-	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder))
-	defer func() { _ = provider.Shutdown(context.Background()) }()
-	telemetry := noTelemetry()
-	telemetry.tracing, telemetry.tracer = true, provider.Tracer("test")
-	s := newServer(Options{Telemetry: telemetry})
+	measure, err := telemetry.New(t.Context(), telemetry.Options{Spans: recorder})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = measure.Shutdown(context.Background()) }()
+	s := newServer(Options{Telemetry: measure})
 	r := httptest.NewRequest("GET", "/v1/images/x.raw", nil)
 	r.Header.Set("Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 	var inside trace.SpanContext
@@ -243,7 +244,7 @@ func TestSpans(t *testing.T) {
 		s.fail(w, r, errors.New("broken"))
 	}).ServeHTTP(httptest.NewRecorder(), r)
 	spans := recorder.Ended()
-	if len(spans) != 1 || spans[0].Name() != "/v1/images/{image}" || spans[0].SpanContext().TraceID().String() != "0af7651916cd43dd8448eb211c80319c" ||
+	if len(spans) != 1 || spans[0].Name() != "GET /v1/images/{image}" || spans[0].SpanContext().TraceID().String() != "0af7651916cd43dd8448eb211c80319c" ||
 		spans[0].SpanContext().SpanID() != inside.SpanID() || spans[0].Status().Code.String() != "Error" {
 		t.Errorf("%+v", spans)
 	}
@@ -253,31 +254,6 @@ func TestSpans(t *testing.T) {
 	}
 	if attributes["http.route"] != "/v1/images/{image}" || attributes["http.response.status_code"] != int64(500) || attributes["http.request.method"] != "GET" {
 		t.Errorf("%v", attributes)
-	}
-}
-
-// Nothing is exported unless the environment says where to.
-func TestNoExporterByDefault(t *testing.T) {
-	for _, name := range []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"} {
-		t.Setenv(name, "")
-		if err := os.Unsetenv(name); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, endpoint := range []string{"", "http://127.0.0.1:1"} {
-		if endpoint != "" {
-			t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-		}
-		telemetry, err := NewTelemetry(t.Context(), "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if telemetry.tracing != (endpoint != "") {
-			t.Errorf("endpoint %q: tracing %v", endpoint, telemetry.tracing)
-		}
-		if err := telemetry.Shutdown(t.Context()); err != nil {
-			t.Error(err)
-		}
 	}
 }
 
@@ -293,12 +269,12 @@ func TestObserveAllocations(t *testing.T) {
 }
 
 func BenchmarkObserve(b *testing.B) {
-	telemetry, err := NewTelemetry(b.Context(), "")
+	measure, err := telemetry.New(b.Context(), telemetry.Options{})
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer func() { _ = telemetry.Shutdown(context.Background()) }()
-	s := newServer(Options{Telemetry: telemetry})
+	defer func() { _ = measure.Shutdown(context.Background()) }()
+	s := newServer(Options{Telemetry: measure})
 	h := s.observe("GET", "/x", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(200) })
 	r := httptest.NewRequest("GET", "/x", nil)
 	w := httptest.NewRecorder()

@@ -21,7 +21,12 @@ func (a *dataAnswer) sendParts(ranges []byteRange) error {
 			return err
 		}
 	}
-	first, err := a.d.Stream(ctx, ranges[0].off, ranges[0].n)
+	memory := a.s.opt.Load.Memory()
+	if err := memory.Long(ctx, block.StreamLeast); err != nil {
+		return err
+	}
+	defer memory.Put(block.StreamLeast)
+	first, err := a.d.StreamWithin(ctx, ranges[0].off, ranges[0].n, memory)
 	if err != nil {
 		return err
 	}
@@ -34,7 +39,7 @@ func (a *dataAnswer) sendParts(ranges []byteRange) error {
 	a.describeBody("multipart/byteranges; boundary="+boundary, length)
 	a.w.WriteHeader(http.StatusPartialContent)
 	for i, part := range ranges {
-		if err := sendPart(ctx, a.w, a.d, first, headers[i], part); err != nil {
+		if err := a.sendPart(ctx, first, headers[i], part); err != nil {
 			a.s.abort(a.w, a.r, err)
 		}
 		first = nil
@@ -46,18 +51,18 @@ func (a *dataAnswer) sendParts(ranges []byteRange) error {
 }
 
 // sendPart sends one part, from stream if it is open already, and closes it.
-func sendPart(ctx context.Context, w http.ResponseWriter, d *block.Device, stream *block.Stream, header string, part byteRange) error {
+func (a *dataAnswer) sendPart(ctx context.Context, stream *block.Stream, header string, part byteRange) error {
 	if stream == nil {
 		var err error
-		if stream, err = d.Stream(ctx, part.off, part.n); err != nil {
+		if stream, err = a.d.StreamWithin(ctx, part.off, part.n, a.s.opt.Load.Memory()); err != nil {
 			return err
 		}
 	}
 	defer stream.Close() //nolint:errcheck // of reading, there is nothing left to fail
-	if _, err := io.WriteString(w, header); err != nil {
+	if _, err := io.WriteString(a.w, header); err != nil {
 		return err
 	}
-	n, err := stream.WriteTo(w)
+	n, err := stream.WriteTo(a.w)
 	if err == nil && n != part.n {
 		err = fmt.Errorf("%w: %d of %d bytes at %d", io.ErrUnexpectedEOF, n, part.n, part.off)
 	}

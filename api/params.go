@@ -160,6 +160,9 @@ func (s *server) checked(next StrictHandlerFunc, _ string) StrictHandlerFunc {
 		if err := s.validate.StructCtx(ctx, request); err != nil {
 			return nil, err
 		}
+		if s.opt.Audit != nil && changes(r.Method) {
+			noteChange(w, request)
+		}
 		return next(context.WithValue(ctx, callKey{}, call{r: r, id: requestID(w)}), w, r, request)
 	}
 }

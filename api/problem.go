@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/extentd/extentd/auth"
+	"github.com/extentd/extentd/load"
 	"github.com/extentd/extentd/service"
 	"github.com/extentd/extentd/storage"
 )
@@ -25,6 +27,7 @@ var (
 	errTooLarge      = errors.New("too large")
 	errMedia         = errors.New("unsupported media type")
 	errNotReady      = errors.New("the server is about to stop")
+	errStalled       = errors.New("the body came too slowly")
 	errInvalid       = errors.New("invalid request")
 	errUnsatisfiable = errors.New("range not satisfiable")
 	errIO            = errors.New("input or output failed")
@@ -55,12 +58,16 @@ var kinds = [...]kind{
 	{storage.ErrInvalid, http.StatusBadRequest, "invalid-request", "The request is not valid"},
 	{errMethod, http.StatusMethodNotAllowed, "method-not-allowed", "The path is not for this method"},
 	{errHost, http.StatusForbidden, "forbidden", "Not allowed"},
+	{auth.ErrForbidden, http.StatusForbidden, "forbidden", "Not allowed"},
+	{auth.ErrUnauthenticated, http.StatusUnauthorized, "unauthenticated", "Not authenticated"},
 	{errPrecondition, http.StatusPreconditionFailed, "precondition-failed", "It has changed"},
 	{service.ErrPrecondition, http.StatusPreconditionFailed, "precondition-failed", "It has changed"},
 	{errTooLarge, http.StatusRequestEntityTooLarge, "too-large", "The body is too large"},
 	{errMedia, http.StatusUnsupportedMediaType, "unsupported-media-type", "The body is of a type that is not understood"},
 	{errUnsatisfiable, http.StatusRequestedRangeNotSatisfiable, "out-of-range", "Beyond the end of the image"},
 	{errNotReady, http.StatusServiceUnavailable, "not-ready", "The server is not ready"},
+	{load.ErrTooMany, http.StatusTooManyRequests, "too-many-requests", "Too many requests"},
+	{load.ErrBusy, http.StatusServiceUnavailable, "busy", "The server is busy"},
 	{storage.ErrOutOfService, http.StatusInternalServerError, "io-error", "The image could not be read or written"},
 	{storage.ErrChanged, http.StatusInternalServerError, "io-error", "The image could not be read or written"},
 	{storage.ErrMisaligned, http.StatusBadRequest, "misaligned", "Not a multiple of the minimum block size"},
@@ -161,12 +168,21 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		panic(http.ErrAbortHandler)
 	}
 	p := problemOf(err, r.URL.EscapedPath(), requestID(w))
+	if resp, ok := w.(*response); ok {
+		resp.problem = p.Type
+	}
 	s.logFailure(ctx, p, err)
+	h := w.Header()
+	retryAfter(h, err)
+	if errors.Is(err, errStalled) { // what comes on this connection is still the body
+		s.opt.Load.Counts().Stalled.Add(1)
+		h.Set("Connection", "close")
+	}
+	challenge(h, err)
 	body, err := json.Marshal(p)
 	if err != nil {
 		panic(err) // a struct of strings and numbers
 	}
-	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Content-Length", strconv.Itoa(len(body)+1))
 	h.Set("Cache-Control", "no-store")

@@ -50,15 +50,19 @@ func (a *dataAnswer) receive(ctx context.Context, h *service.Handle) error {
 	if err := checkLength(a.r, part.n); err != nil {
 		return err
 	}
+	u := upload{s: a.s, w: a.w, r: a.r, to: a.d, part: part, unit: a.d.Units().Alloc}
+	if err := u.reserve(ctx); err != nil {
+		return err
+	}
+	defer u.release()
 	if match != nil && !h.ClaimDataGeneration(match) { // another one was faster
 		return errPrecondition
 	}
-	return a.store(ctx, part)
+	return a.store(ctx, &u)
 }
 
 // store writes the body, and flushes it if that is asked for.
-func (a *dataAnswer) store(ctx context.Context, part byteRange) error {
-	u := upload{w: a.w, r: a.r, to: a.d, part: part, unit: a.d.Units().Alloc}
+func (a *dataAnswer) store(ctx context.Context, u *upload) error {
 	if err := u.run(ctx); err != nil {
 		return err
 	}
@@ -104,6 +108,10 @@ func (s *server) fillAllocation(w http.ResponseWriter, r *http.Request) error {
 	if err := checkLength(r, part.n); err != nil {
 		return err
 	}
-	u := upload{w: w, r: r, to: to, part: part}
+	u := upload{s: s, w: w, r: r, to: to, part: part}
+	if err := u.reserve(r.Context()); err != nil {
+		return err
+	}
+	defer u.release()
 	return u.run(r.Context())
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/extentd/extentd/api"
 	"github.com/extentd/extentd/service"
+	"github.com/extentd/extentd/telemetry"
 )
 
 // A rewound body is the same at every request.
@@ -29,12 +30,12 @@ func BenchmarkPut(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer svc.Close()
-	telemetry, err := api.NewTelemetry(b.Context(), "")
+	measure, err := telemetry.New(b.Context(), telemetry.Options{})
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer telemetry.Shutdown(b.Context()) //nolint:errcheck // nothing is exported
-	h := api.New(svc, api.Options{Telemetry: telemetry, Loopback: true, Logger: slog.New(slog.DiscardHandler)})
+	defer measure.Shutdown(b.Context()) //nolint:errcheck // nothing is exported
+	h := api.New(svc, api.Options{Telemetry: measure, Loopback: true, Logger: slog.New(slog.DiscardHandler)})
 	benchmarkPut(b, h)
 }
 

@@ -13,6 +13,9 @@ type Requests struct {
 	mu   sync.Mutex // protects all below
 	n    int
 	none chan struct{} // closed when n becomes 0; nil unless somebody waits
+
+	over context.Context // ends with Stop; nil: nobody asked yet
+	stop context.CancelFunc
 }
 
 // Wait returns when no request is under way, or with the context's error.
@@ -32,6 +35,34 @@ func (q *Requests) Wait(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// Stop is for who cuts connections off: it ends the requests that go on without
+// their client, too.
+func (q *Requests) Stop() {
+	q.lifetime()
+	q.stop() // is not changed anymore
+}
+
+// lifetime ends with Stop.
+func (q *Requests) lifetime() context.Context {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.over == nil {
+		q.over, q.stop = context.WithCancel(context.Background())
+	}
+	return q.over
+}
+
+// outlive is the context of a request that goes on when its client goes away. It
+// ends with Stop, and is to be cancelled.
+func (q *Requests) outlive(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(q.lifetime(), cancel)
+	return ctx, func() {
+		stop()
+		cancel()
 	}
 }
 

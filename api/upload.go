@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"runtime/debug"
 	"sync"
+	"time"
+
+	"github.com/extentd/extentd/load"
 )
 
 // A sink is what the body of a request is written to.
@@ -17,28 +19,54 @@ type sink interface {
 
 // Sizes of buffers. A body that fits in one is written at once; a longer one in
 // chunks, of which two are in memory. They are as large as the clusters, so that
-// each is written whole: qcow2 has none that are larger.
+// each is written whole: qcow2 has none that are larger. Where memory is short,
+// or the client slow, chunks are small, and there is one.
 const (
-	smallBody  = 64 << 10
+	tinyBody   = 4 << 10
+	smallBody  = load.Least
 	chunk      = 1 << 20
 	largeChunk = 2 << 20
 )
 
 var (
+	tinyBuffers  = sync.Pool{New: func() any { b := make([]byte, tinyBody); return &b }}
 	smallBuffers = sync.Pool{New: func() any { b := make([]byte, smallBody); return &b }}
 	chunkBuffers = sync.Pool{New: func() any { b := make([]byte, chunk); return &b }}
 	largeBuffers = sync.Pool{New: func() any { b := make([]byte, largeChunk); return &b }}
 )
 
+// slow is how long a stride of the body takes of clients that are no better off
+// with large buffers.
+const slow = time.Second
+
 // An upload writes the body of a request to a range. Nothing is held while its
-// client is slow, but the buffers.
+// client is slow, but a buffer.
 type upload struct {
-	w    http.ResponseWriter
-	r    *http.Request
-	to   sink
-	part byteRange
-	unit int64 // what is best written whole, a power of two
+	s     *server
+	w     http.ResponseWriter
+	r     *http.Request
+	to    sink
+	part  byteRange
+	unit  int64 // what is best written whole, a power of two
+	taken int64 // of the memory for transfers, bytes
 }
+
+// reserve takes the memory that the upload needs at least. It is called before
+// anything else is done, and release after all.
+func (u *upload) reserve(ctx context.Context) error {
+	memory := u.s.opt.Load.Memory()
+	take, n := memory.Long, int64(smallBody)
+	if u.part.n <= tinyBody {
+		take, n = memory.Small, tinyBody
+	}
+	if err := take(ctx, n); err != nil {
+		return err
+	}
+	u.taken = n
+	return nil
+}
+
+func (u *upload) release() { u.s.opt.Load.Memory().Put(u.taken) }
 
 // run writes the whole body, which must be exactly as long as the range. One of
 // a single chunk is written when all of it is there; of a longer one, what came
@@ -48,40 +76,69 @@ func (u *upload) run(ctx context.Context) error {
 	if u.unit > chunk {
 		size, pool = largeChunk, &largeBuffers
 	}
-	switch {
-	case u.part.n == 0:
+	memory := u.s.opt.Load.Memory()
+	switch n := u.part.n; {
+	case n == 0:
 		return u.end()
-	case u.part.n <= smallBody:
+	case n <= tinyBody:
+		return u.single(ctx, &tinyBuffers)
+	case n <= smallBody:
 		return u.single(ctx, &smallBuffers)
-	case u.part.n <= size:
+	case n <= size && memory.Spare(size):
+		defer memory.Put(size)
 		return u.single(ctx, pool)
 	}
-	return u.several(ctx, size, pool)
+	done := u.part.off
+	if u.part.n > size && memory.Spare(2*size) {
+		var err error
+		done, err = u.several(ctx, size, pool)
+		memory.Put(2 * size)
+		if err != nil {
+			return err
+		}
+	}
+	return u.patiently(ctx, done)
 }
 
 // fill reads the next len(p) bytes of the body.
 func (u *upload) fill(p []byte) error {
-	n, err := io.ReadFull(u.r.Body, p)
-	countReceived(u.w, int64(n))
-	if err != nil {
-		return bodyError(err)
-	}
-	return nil
+	_, err := u.fillFast(p, 0)
+	return err
 }
 
-// end makes sure that the body has ended, where its length was not announced.
+// fillFast reads the next len(p) bytes of the body, or whole strides of them when
+// one has taken longer than slow, if that is above 0. It returns how many.
+func (u *upload) fillFast(p []byte, slow time.Duration) (n int, err error) {
+	for n < len(p) {
+		now := time.Now()
+		u.s.awaitBody(u.w, now)
+		k, err := io.ReadFull(u.r.Body, p[n:min(n+stride, len(p))])
+		countReceived(u.w, int64(k))
+		n += k
+		if err != nil {
+			return n, bodyError(err)
+		}
+		if slow > 0 && time.Since(now) > slow {
+			break
+		}
+	}
+	return n, nil
+}
+
+// end makes sure that the body has ended, where its length was not announced, and
+// waits for no more of it.
 func (u *upload) end() error {
-	if u.r.ContentLength >= 0 {
-		return nil
+	if u.r.ContentLength < 0 {
+		var one [1]byte
+		n, err := io.ReadFull(u.r.Body, one[:])
+		if n > 0 {
+			return invalid("body", ruleLength, fmt.Sprintf("is longer than the %d bytes of the range", u.part.n))
+		}
+		if !errors.Is(err, io.EOF) {
+			return bodyError(err)
+		}
 	}
-	var one [1]byte
-	n, err := io.ReadFull(u.r.Body, one[:])
-	if n > 0 {
-		return invalid("body", ruleLength, fmt.Sprintf("is longer than the %d bytes of the range", u.part.n))
-	}
-	if !errors.Is(err, io.EOF) {
-		return bodyError(err)
-	}
+	u.s.bodyCame(u.w)
 	return nil
 }
 
@@ -98,77 +155,24 @@ func (u *upload) single(ctx context.Context, pool *sync.Pool) error {
 	return u.to.WriteAt(ctx, p, u.part.off)
 }
 
-// A filled buffer is a chunk of the body that has been read.
-type filled struct {
-	buffer *[]byte
-	off, n int64
-}
-
-// A freed buffer comes back from the one who writes, with what became of it.
-type freed struct {
-	buffer *[]byte
-	err    error
-}
-
-// several reads one chunk while another is written. Its receiver is a copy, so
-// that the uploads of a single chunk stay on the stack.
-func (u upload) several(ctx context.Context, size int64, pool *sync.Pool) error {
-	full := make(chan filled)
-	free := make(chan freed, 2)
-	for range cap(free) {
-		free <- freed{buffer: pool.Get().(*[]byte)}
-	}
-	var writer sync.WaitGroup
-	writer.Go(func() {
-		for c := range full {
-			free <- freed{c.buffer, u.write(ctx, c)}
-		}
-	})
-	err := u.read(size, full, free)
-	close(full)
-	writer.Wait()
-	for range cap(free) {
-		f := <-free
-		pool.Put(f.buffer)
-		if f.err != nil { // before what is wrong with the rest of the body
-			err = f.err
-		}
-	}
-	return err
-}
-
-// read reads the body into free buffers, until a chunk could not be written.
-// Chunks end at multiples of their size. All buffers are on their way back to
-// free when it returns.
-func (u *upload) read(size int64, full chan<- filled, free chan freed) error {
-	end := u.part.off + u.part.n
-	for off := u.part.off; off < end; {
-		f := <-free
-		if f.err != nil {
-			free <- f
-			return nil // whoever collects the buffers finds it
-		}
-		n := min(size-off%size, end-off)
-		err := u.fill((*f.buffer)[:n])
-		if err == nil && off+n == end {
-			err = u.end()
-		}
-		if err != nil {
-			free <- f
+// patiently reads and writes what begins at off by turns, in one small buffer.
+func (u *upload) patiently(ctx context.Context, off int64) error {
+	buffer := smallBuffers.Get().(*[]byte)
+	defer smallBuffers.Put(buffer)
+	for end := u.part.off + u.part.n; off < end; {
+		p := (*buffer)[:min(smallBody-off%smallBody, end-off)]
+		if err := u.fill(p); err != nil {
 			return err
 		}
-		full <- filled{f.buffer, off, n}
-		off += n
+		if off+int64(len(p)) == end {
+			if err := u.end(); err != nil {
+				return err
+			}
+		}
+		if err := u.to.WriteAt(ctx, p, off); err != nil {
+			return err
+		}
+		off += int64(len(p))
 	}
 	return nil
-}
-
-// write writes a chunk.
-func (u *upload) write(ctx context.Context, c filled) (err error) {
-	defer func() {
-		if p := recover(); p != nil { // as net/http does for its own goroutines
-			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
-		}
-	}()
-	return u.to.WriteAt(ctx, (*c.buffer)[:c.n], c.off)
 }

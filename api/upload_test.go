@@ -44,7 +44,7 @@ func uploadOf(to sink, body io.Reader, part byteRange, announced bool) *upload {
 	if announced {
 		r.ContentLength = part.n
 	}
-	return &upload{w: &response{ResponseWriter: httptest.NewRecorder()}, r: r, to: to, part: part}
+	return &upload{s: &server{}, w: &response{ResponseWriter: httptest.NewRecorder()}, r: r, to: to, part: part}
 }
 
 func TestUpload(t *testing.T) {

@@ -29,6 +29,8 @@ func works() []work {
 		{"nbd-allocate", nbdAllocations},
 		{"nbd-copy", nbdCopies},
 		{"nbd-map", nbdMap},
+		{"copy-local", copyLocally},
+		{"copy-http", copyRemotely},
 	}
 }
 

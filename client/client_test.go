@@ -63,7 +63,7 @@ func start(t *testing.T) (*client.ClientWithResponses, []byte) {
 		t.Fatal(err)
 	}
 	srv := httptest.NewUnstartedServer(api.New(svc, api.Options{}))
-	srv.Listener = conn.Wrap(srv.Listener)
+	srv.Listener = conn.Wrap(srv.Listener, conn.Options{})
 	srv.Config.ConnContext = conn.Context
 	srv.Start()
 	transport := new(http.Transport)
@@ -235,7 +235,7 @@ func TestUpload(t *testing.T) {
 func upload(ctx context.Context, c *client.ClientWithResponses, off int64, body []byte) error {
 	const image = "vm.qcow2"
 	length := int64(len(body))
-	a, err := c.CreateAllocationWithResponse(ctx, image, client.AllocationRequest{Length: &length})
+	a, err := c.CreateAllocationWithResponse(ctx, image, nil, client.AllocationRequest{Length: &length})
 	if err != nil || a.JSON201 == nil {
 		return fmt.Errorf("%w: %s", err, a.Body)
 	}

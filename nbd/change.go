@@ -12,7 +12,7 @@ import (
 
 // trim gives storage back. It is a hint: a format that cannot does nothing.
 func (s *session) trim(r *request, d *block.Device) error {
-	err := d.Trim(s.c.s.ctx, int64(r.Offset), int64(r.Length))
+	err := d.Trim(r.ctx, int64(r.Offset), int64(r.Length))
 	if errors.Is(err, storage.ErrUnsupported) {
 		return nil
 	}
@@ -21,7 +21,7 @@ func (s *session) trim(r *request, d *block.Device) error {
 
 // zero writes zeros. Storage is kept where the client wants no hole.
 func (s *session) zero(r *request, d *block.Device) error {
-	ctx, off, n := s.c.s.ctx, int64(r.Offset), int64(r.Length)
+	ctx, off, n := r.ctx, int64(r.Offset), int64(r.Length)
 	keep := r.Flags&wire.FlagNoHole != 0
 	if r.Flags&wire.FlagFastZero != 0 {
 		done, err := isZero(ctx, d, off, n, keep)

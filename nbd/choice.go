@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/extentd/extentd/auth"
 	"github.com/extentd/extentd/service"
 	"github.com/extentd/extentd/storage"
 	"github.com/extentd/extentd/storage/nbd/wire"
@@ -18,7 +19,7 @@ func (n *negotiation) list() {
 	ctx := n.c.s.ctx
 	cursor := ""
 	for {
-		page, err := n.c.s.svc.List(ctx, cursor, listed)
+		page, err := n.c.s.svc.List(ctx, cursor, listed, n.shows)
 		if err != nil {
 			n.refuse(o, err)
 			return
@@ -44,6 +45,10 @@ func (n *negotiation) list() {
 	n.answer(o, wire.RepAck, nil)
 }
 
+// shows reports whether the client may know that an image is there: an export is
+// there to be read.
+func (n *negotiation) shows(name string) bool { return n.c.caller.May(auth.Read, name) }
+
 func (n *negotiation) describe(name, format string) string {
 	text := plain(n.c.s.opt.Description(name, format))
 	return text[:min(len(text), wire.MaxString)]
@@ -68,13 +73,17 @@ func (n *negotiation) refuse(o wire.Option, err error) {
 	n.fail(o, r, textOf(err, errno))
 }
 
-// resolve is the name of the image that a client means. The empty name is that
-// of the only one.
+// resolve is the name of the image that a client means, and may read. The empty
+// name is that of the only one.
 func (n *negotiation) resolve(name string) (string, error) {
+	if name != "" && !n.shows(name) {
+		n.c.auditRefusal(name)
+		return "", storage.ErrNotFound
+	}
 	if name != "" {
 		return name, nil
 	}
-	page, err := n.c.s.svc.List(n.c.s.ctx, "", 2)
+	page, err := n.c.s.svc.List(n.c.s.ctx, "", 2, n.shows)
 	if err != nil {
 		return "", err
 	}
@@ -90,7 +99,7 @@ func (n *negotiation) open(name string) (*export, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	return openExport(n.c.s, name)
+	return openExport(n.c, name)
 }
 
 // flags are what an export can do, as agreed on.
@@ -160,7 +169,10 @@ func (n *negotiation) metaContext(o wire.Option, data []byte) {
 		return
 	}
 	h.Release()
-	found := matchContexts(m.Queries, !set)
+	var found contexts
+	if n.c.caller.May(auth.Map, name) {
+		found = matchContexts(m.Queries, !set)
+	}
 	for id := range found {
 		if !found[id] {
 			continue

@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/extentd/extentd/auth"
 	"github.com/extentd/extentd/storage/nbd/wire"
 )
 
@@ -22,6 +24,11 @@ type conn struct {
 	nc       net.Conn     // as accepted
 	draining atomic.Bool  // no more options or requests are served
 	state    atomic.Int32 // where it is, for drain
+	caller   *auth.Caller // who the client is; may change when TLS begins
+	tls      *tls.Conn    // nil without TLS
+	counts   counts
+	readOnly bool   // so is the export
+	denied   string // the last image that the client was not let to
 }
 
 // The states of a connection.
@@ -32,7 +39,7 @@ const (
 
 func newConn(s *Server, nc net.Conn) *conn {
 	id := s.last.Add(1)
-	return &conn{s: s, nc: nc, log: s.log.With("connection", id, "client", nc.RemoteAddr().String())}
+	return &conn{s: s, nc: nc, caller: auth.Anyone(), log: s.log.With("connection", id, "client", nc.RemoteAddr().String())}
 }
 
 // goodbyeTime is how long a client that negotiates has to send its next option
@@ -91,6 +98,32 @@ func (c *conn) serve() {
 	}
 }
 
+// identify finds out who the client is, once TLS stands.
+func (c *conn) identify(t *tls.Conn) error {
+	if c.s.opt.Identify == nil {
+		return nil
+	}
+	caller, err := c.s.opt.Identify(t.ConnectionState().PeerCertificates)
+	if err != nil {
+		c.log.Warn("nbd: refused", "error", err)
+		c.caller = nil
+		c.auditRefusal("")
+		return err
+	}
+	c.caller, c.tls = caller, t
+	return nil
+}
+
+// stillMay reports whether the client may still do what it could when it chose
+// the export.
+func (c *conn) stillMay(e *export) bool {
+	if c.tls == nil {
+		return true
+	}
+	now, err := c.s.opt.Identify(c.tls.ConnectionState().PeerCertificates)
+	return err == nil && now.Grants.Verbs(e.name).Has(c.caller.Grants.Verbs(e.name))
+}
+
 // run serves the connection to its end.
 func (c *conn) run() error {
 	n := negotiation{c: c, rw: c.nc}
@@ -109,6 +142,8 @@ func (c *conn) run() error {
 	c.s.mu.Lock()
 	c.s.exports[n.export] = struct{}{}
 	c.s.mu.Unlock()
+	c.readOnly = n.export.readOnly
+	defer c.auditChanges(n.export.name, time.Now())
 	if err := newSession(&n).run(); err != nil {
 		return fmt.Errorf("export %q: %w", n.export.name, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/extentd/extentd/auth"
 	"github.com/extentd/extentd/service"
 	"github.com/extentd/extentd/storage"
 	"github.com/extentd/extentd/storage/block"
@@ -23,6 +24,7 @@ import (
 // what was written to the old one.
 type export struct {
 	s        *Server
+	c        *conn
 	name     string
 	readOnly bool
 	size     uint64 // as offered: a multiple of minimum
@@ -39,13 +41,14 @@ type export struct {
 	quickly func() bool // whether zeros of whole blocks are a matter of the map
 }
 
-// openExport opens an image, and says what its format is.
-func openExport(s *Server, name string) (*export, string, error) {
+// openExport opens an image for a connection, and says what its format is.
+func openExport(c *conn, name string) (*export, string, error) {
+	s := c.s
 	h, err := s.svc.Acquire(s.ctx, name)
 	if err != nil {
 		return nil, "", err
 	}
-	e := &export{s: s, name: name, held: h, readOnly: s.opt.ReadOnly || h.ReadOnly()}
+	e := &export{s: s, c: c, name: name, held: h, readOnly: s.opt.ReadOnly || h.ReadOnly() || !c.caller.May(auth.Write, name)}
 	e.device.Store(h.Device())
 	if err := e.measure(); err != nil {
 		h.Release()

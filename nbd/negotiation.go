@@ -247,6 +247,9 @@ func (n *negotiation) startTLS() error {
 	if err := t.HandshakeContext(n.c.s.ctx); err != nil {
 		return fmt.Errorf("TLS: %w", err)
 	}
+	if err := n.c.identify(t); err != nil {
+		return err
+	}
 	n.rw, n.secure = t, true
 	n.structured, n.extended, n.contexts, n.of = false, false, contexts{}, ""
 	return nil

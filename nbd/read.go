@@ -28,7 +28,7 @@ func (s *session) read(r *request, d *block.Device) error {
 	if s.structured && r.Flags&wire.FlagDF == 0 && r.Length >= mappedFrom && !d.Units().Fixed {
 		return s.readMapped(r, d, data)
 	}
-	if err := d.ReadAt(s.c.s.ctx, data, int64(r.Offset)); err != nil {
+	if err := d.ReadAt(r.ctx, data, int64(r.Offset)); err != nil {
 		return err
 	}
 	switch {
@@ -61,7 +61,7 @@ func (s *session) readMapped(r *request, d *block.Device, data []byte) error {
 		from = hi
 		return nil
 	}
-	for m, err := range d.Walk(s.c.s.ctx, off, int64(len(data)), block.WalkOptions{}) {
+	for m, err := range d.Walk(r.ctx, off, int64(len(data)), block.WalkOptions{}) {
 		switch {
 		case err != nil:
 			return err
@@ -91,7 +91,7 @@ func (s *session) readPart(r *request, d *block.Device, data []byte, lo, hi int6
 		return nil
 	}
 	p := data[lo-int64(r.Offset) : hi-int64(r.Offset)]
-	if err := d.ReadAt(s.c.s.ctx, p, lo); err != nil {
+	if err := d.ReadAt(r.ctx, p, lo); err != nil {
 		return err
 	}
 	s.data(r, uint64(lo), p)

@@ -51,6 +51,7 @@ func (s *session) last(r *request) { wire.MarkDone(r.parts[r.final]) }
 
 // reply completes the reply to a request that has been served.
 func (s *session) reply(r *request, err error) {
+	s.c.counts.count(r, err)
 	switch {
 	case err != nil:
 		s.fail(r, err)

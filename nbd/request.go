@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"context"
 	"time"
 
 	"github.com/extentd/extentd/storage/nbd/wire"
@@ -24,6 +25,7 @@ type request struct {
 	cost     int64                 // memory that was taken for it, bytes
 	buf      *buffer               // the payload, or the data of the reply; nil: none
 	lists    [contextCount]*buffer // descriptors of the reply
+	ctx      context.Context       // that it is served in
 	waiting  time.Duration         // since when, if others waited before it; else 0
 
 	heads []byte   // headers of the reply

@@ -144,7 +144,13 @@ func (s *session) do(r *request) (err error) {
 	if s.gone.Load() && !changes(r.Command) {
 		return nil
 	}
-	h, err := s.export.acquire(s.c.s.ctx, changes(r.Command))
+	r.ctx = s.c.s.ctx
+	if trace := s.c.s.opt.Trace; trace != nil {
+		var end func(error)
+		r.ctx, end = trace(r.ctx, CommandName(kindOf(r.Command)), s.export.name, r.Offset, r.Length)
+		defer func() { end(err) }()
+	}
+	h, err := s.export.acquire(r.ctx, changes(r.Command))
 	if err != nil {
 		return err
 	}
@@ -156,7 +162,7 @@ func (s *session) do(r *request) (err error) {
 }
 
 func (s *session) perform(r *request, h *service.Handle) error {
-	ctx, d := s.c.s.ctx, h.Device()
+	ctx, d := r.ctx, h.Device()
 	off, n := int64(r.Offset), int64(r.Length)
 	var err error
 	switch r.Command {

@@ -17,6 +17,7 @@ package nbd
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"maps"
@@ -26,6 +27,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/extentd/extentd/audit"
+	"github.com/extentd/extentd/auth"
 	"github.com/extentd/extentd/service"
 )
 
@@ -39,6 +42,10 @@ type Options struct {
 	// RequireTLS answers nothing but STARTTLS before it. Without TLS nobody is
 	// served then. Default: clients choose.
 	RequireTLS bool
+	// Identify says who a client is by the certificates that it has shown, which
+	// have been verified. It is asked again while the connection lasts. Default:
+	// everybody may do everything.
+	Identify func(chain []*x509.Certificate) (*auth.Caller, error)
 	// MaxConnections is how many there are at a time; further ones are closed
 	// at once. Default: 256.
 	MaxConnections int
@@ -60,6 +67,13 @@ type Options struct {
 	// StallTimeout is how long a client may neither take a byte of a reply nor
 	// send one of a payload that has begun. Default: 60 s.
 	StallTimeout time.Duration
+	// Audit takes a record of what each connection has changed, when it ends.
+	// Default: nothing is recorded.
+	Audit *audit.Log
+	// Trace is told of each request: when it is served, and by end, how that
+	// went. It is served in the context that Trace returns. Default: nobody is
+	// told.
+	Trace func(ctx context.Context, command, image string, off, n uint64) (_ context.Context, end func(err error))
 	// Logger is told of connections (debug), of clients that break the protocol
 	// (warn), and of what went wrong here (error). Default: nobody is.
 	Logger *slog.Logger
@@ -122,6 +136,8 @@ type Server struct {
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
 	exports   map[*export]struct{}
+	ended     [Commands]CommandStats // of connections that have
+	refused   uint64                 // connections
 }
 
 // New returns a server of the service's images. It must be closed.
@@ -214,8 +230,11 @@ func (s *Server) start(nc net.Conn) {
 			c.serve()
 			s.mu.Lock()
 			delete(s.conns, c)
+			c.counts.addTo(&s.ended)
 			s.mu.Unlock()
 		})
+	} else {
+		s.refused++
 	}
 	s.mu.Unlock()
 	if refused || full {
@@ -268,7 +287,7 @@ func (s *Server) Close() {
 // refreshTime is how often exports that nobody asks for anything are refreshed.
 const refreshTime = time.Second
 
-// janitor refreshes exports: that of an idle connection may be of an image that
+// janitor cuts off clients whose rights have shrunk, and refreshes exports: that of an idle connection may be of an image that
 // was taken out of service, and in the way of others.
 func (s *Server) janitor() {
 	ticker := time.NewTicker(refreshTime)
@@ -277,6 +296,10 @@ func (s *Server) janitor() {
 		select {
 		case <-ticker.C:
 			for _, e := range s.opened() {
+				if !e.c.stillMay(e) {
+					e.c.log.Warn("nbd: cut off, for the client may not do anymore what it could", "export", e.name)
+					e.c.cut()
+				}
 				e.refresh(s.ctx)
 			}
 		case <-s.ctx.Done():

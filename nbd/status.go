@@ -36,7 +36,7 @@ func (s *session) status(r *request, d *block.Device) error {
 	}
 	blocks := blockwise{unit: int64(s.export.minimum)}
 	seen := 0
-	for m, err := range d.Walk(s.c.s.ctx, int64(r.Offset), int64(r.Length), block.WalkOptions{}) {
+	for m, err := range d.Walk(r.ctx, int64(r.Offset), int64(r.Length), block.WalkOptions{}) {
 		if err != nil {
 			return err
 		}

@@ -2,49 +2,24 @@ package nbd_test
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"io"
-	"math/big"
-	"net"
 	"testing"
 	"time"
 
 	"github.com/extentd/extentd/nbd"
 	"github.com/extentd/extentd/storage/nbd/wire"
+	"github.com/extentd/extentd/test/certs"
 )
 
 // certificates are a server's and a client's configuration, of an authority of
 // their own. The server wants to see the client's certificate.
 func certificates(t *testing.T) (server, client *tls.Config) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(cert)
-	pair := []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}
-	server = &tls.Config{Certificates: pair, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12}
-	return server, &tls.Config{Certificates: pair, RootCAs: pool, ServerName: "localhost", MinVersion: tls.VersionTLS12}
+	a := certs.New(t)
+	server = &tls.Config{Certificates: []tls.Certificate{a.Pair("server")}, ClientCAs: a.Pool(), ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12}
+	return server, &tls.Config{Certificates: []tls.Certificate{a.Pair("client")}, RootCAs: a.Pool(), ServerName: "localhost", MinVersion: tls.VersionTLS12}
 }
 
 // TestTLSRequired: before TLS nothing is told, whatever is asked for.

@@ -3,7 +3,9 @@ package service
 import (
 	"context"
 	"fmt"
+	"time"
 
+	"github.com/extentd/extentd/load"
 	"github.com/extentd/extentd/storage"
 )
 
@@ -30,7 +32,7 @@ func (s *Service) Acquire(ctx context.Context, name string) (*Handle, error) {
 			s.evict(h)
 			h.Release()
 		}
-		f, started, err := s.board(name) //nolint:contextcheck // what is opened is for all who wait, not for the first alone
+		f, started, err := s.board(ctx, name)
 		if err != nil {
 			return nil, err
 		}
@@ -62,8 +64,9 @@ func (s *Service) share(name string) *Handle {
 	return h
 }
 
-// board starts the opening of the image, or joins the one that is under way.
-func (s *Service) board(name string) (f *flight, started bool, err error) {
+// board starts the opening of the image, or joins the one that is under way. What
+// is opened is for all who wait, and does not end with the first's context.
+func (s *Service) board(ctx context.Context, name string) (f *flight, started bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -73,11 +76,14 @@ func (s *Service) board(name string) (f *flight, started bool, err error) {
 		f.waiters++
 		return f, false, nil
 	}
-	ctx, cancel := context.WithCancel(s.ctx)
+	ctx, cancel := s.outlive(ctx)
 	f = &flight{done: make(chan struct{}), cancel: cancel, waiters: 1}
 	s.flights[name] = f
 	s.work.Go(func() {
+		ctx, end := s.trace(ctx, "open", name)
 		h, err := s.openWithin(ctx, name)
+		end(err)
+		s.tally.opened(err)
 		s.land(name, f, h, err)
 	})
 	return f, true, nil
@@ -150,7 +156,7 @@ func (s *Service) openWithin(ctx context.Context, name string) (*Handle, error) 
 }
 
 // take takes a token. When there is none left, the image that is idle longest
-// is closed for it.
+// is closed for it; when none is idle, it waits for a while.
 func (s *Service) take(ctx context.Context) error {
 	select {
 	case s.tokens <- struct{}{}:
@@ -160,10 +166,14 @@ func (s *Service) take(ctx context.Context) error {
 	s.hungry.Add(1) // before the look for idle ones: Release looks after it
 	defer s.hungry.Add(-1)
 	s.evictIdlest()
+	late := time.NewTimer(s.opt.OpenWait)
+	defer late.Stop()
 	select {
 	case s.tokens <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-late.C:
+		return fmt.Errorf("%w: %d images are open, and all of them in use", load.Busy(), s.opt.MaxOpen)
 	}
 }

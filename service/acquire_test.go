@@ -418,7 +418,7 @@ func TestCrowd(t *testing.T) {
 			if err := os.Rename(path+"~", path); err != nil {
 				t.Error(err)
 			}
-			if _, err := svc.List(t.Context(), "", 10); err != nil {
+			if _, err := svc.List(t.Context(), "", 10, nil); err != nil {
 				t.Error(err)
 			}
 			time.Sleep(5 * time.Millisecond)

@@ -24,7 +24,9 @@ func TestExpiry(t *testing.T) {
 	const ttl = 300 * time.Millisecond
 	dir := t.TempDir()
 	newDisk(t, dir, "a.qcow2")
-	svc := open(t, service.Options{Dir: dir, StateDir: filepath.Join(dir, "state"), AllocationTTL: ttl, Idle: 20 * time.Millisecond})
+	opt := service.Options{Dir: dir, AllocationTTL: ttl, Idle: 20 * time.Millisecond}
+	keep(t, &opt, filepath.Join(dir, "state"))
+	svc := open(t, opt)
 	filled := allocate(t, svc, "a.qcow2", service.AllocationRequest{Length: 4 * cluster})
 	held := allocate(t, svc, "a.qcow2", service.AllocationRequest{Length: cluster})
 	left := allocate(t, svc, "a.qcow2", service.AllocationRequest{Length: cluster})
@@ -59,16 +61,19 @@ func openImages(t *testing.T, dir string) int {
 func TestExpiresWhileDown(t *testing.T) {
 	dir := t.TempDir()
 	newDisk(t, dir, "a.qcow2")
-	opt := service.Options{Dir: dir, StateDir: filepath.Join(dir, "state"), AllocationTTL: 100 * time.Millisecond, Idle: 20 * time.Millisecond}
+	opt := service.Options{Dir: dir, AllocationTTL: 100 * time.Millisecond, Idle: 20 * time.Millisecond}
 	for _, killed := range []bool{false, true} {
+		keep(t, &opt, filepath.Join(dir, "state"))
 		svc := open(t, opt)
 		a := allocate(t, svc, "a.qcow2", service.AllocationRequest{Length: 4 * cluster})
-		c := takeCrash(t, filepath.Join(dir, "a.qcow2"), filepath.Join(dir, "state", "allocations.db"))
+		c := takeCrash(t, filepath.Join(dir, "a.qcow2"), filepath.Join(dir, "state", "state.db"))
 		closed(t, svc)
+		keep(t, &opt, "")
 		if killed {
 			c.restore(t)
 		}
 		time.Sleep(100 * time.Millisecond)
+		keep(t, &opt, filepath.Join(dir, "state"))
 		svc = open(t, opt)
 		if !killed && !isGone(t, svc, a.ID)() {
 			t.Error("it is still there")

@@ -131,7 +131,8 @@ func faulted(t *testing.T, nth int, cause error) bool {
 	dir := t.TempDir()
 	newDisk(t, dir, "a.qcow2")
 	f := &fault{}
-	opt := service.Options{Dir: dir, StateDir: filepath.Join(dir, "state"), Formats: faultyFormats(f)}
+	opt := service.Options{Dir: dir, Formats: faultyFormats(f)}
+	keep(t, &opt, filepath.Join(dir, "state"))
 	svc := open(t, opt)
 	f.arm(nth, cause)
 	state := uploadFaulty(t, svc)
@@ -143,6 +144,7 @@ func faulted(t *testing.T, nth int, cause error) bool {
 		checkClean(t, dir, "a.qcow2") // no space is no failure: nothing has leaked
 	}
 
+	keep(t, &opt, filepath.Join(dir, "state"))
 	svc = open(t, opt)
 	got := readImage(t, svc, "a.qcow2")
 	for k, at := range []int{10 * cluster, 20 * cluster} {
@@ -221,7 +223,9 @@ func TestAllocationOutOfService(t *testing.T) {
 	dir := t.TempDir()
 	newDisk(t, dir, "a.qcow2")
 	f := &fault{}
-	svc := open(t, service.Options{Dir: dir, StateDir: filepath.Join(dir, "state"), Formats: faultyFormats(f)})
+	opt := service.Options{Dir: dir, Formats: faultyFormats(f)}
+	keep(t, &opt, filepath.Join(dir, "state"))
+	svc := open(t, opt)
 	a := allocate(t, svc, "a.qcow2", service.AllocationRequest{Length: 6 * cluster})
 	fill(t, svc, "a.qcow2", a.ID, pattern(9, 6*cluster), 0)
 	update(t, svc, "a.qcow2", data(10*cluster, cluster, a.ID, 0))

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/extentd/extentd/state"
 	"github.com/extentd/extentd/storage"
 	"github.com/extentd/extentd/storage/file"
 )
@@ -16,18 +17,16 @@ import (
 // loseStore makes every change of the store fail from here on.
 func loseStore(t *testing.T, s *Service) {
 	t.Helper()
-	db, err := s.ledger.store.open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := db.Close(); err != nil {
+	if err := s.ledger.store.state.Close(); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func openQCOW2(t *testing.T, dir string) *Service {
 	t.Helper()
-	s, err := New(Options{Dir: dir, StateDir: filepath.Join(dir, "state"), Formats: map[string]Driver{"qcow2": QCOW2Driver()}})
+	db := state.New(filepath.Join(dir, "state"))
+	t.Cleanup(func() { _ = db.Close() })
+	s, err := New(Options{Dir: dir, State: db, Formats: map[string]Driver{"qcow2": QCOW2Driver()}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,6 +105,7 @@ func TestStoreFaults(t *testing.T) {
 				t.Errorf("expired: %v", err)
 			}
 			_ = s.Close() // the store says that it is closed
+			loseStore(t, s)
 			runTool(t, dir, "sh", "-c", "qemu-img check -q a.qcow2 || [ $? = 3 ]")
 			s = openQCOW2(t, dir)
 			defer s.Close()
@@ -192,7 +192,8 @@ func TestReboot(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		st := store{dir: filepath.Join(dir, "state")}
+		loseStore(t, s) // lets go of it
+		st := store{state: state.New(filepath.Join(dir, "state"))}
 		kept, err := st.load()
 		if err != nil || len(kept.records) != 1 || len(kept.clean) != 1 {
 			t.Fatalf("%+v, %v", kept, err)
@@ -210,7 +211,7 @@ func TestReboot(t *testing.T) {
 		if err := st.apply(&c); err != nil {
 			t.Fatal(err)
 		}
-		if err := st.close(); err != nil {
+		if err := st.state.Close(); err != nil {
 			t.Fatal(err)
 		}
 		s = openQCOW2(t, dir)

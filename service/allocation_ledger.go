@@ -1,7 +1,6 @@
 package service
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -43,15 +42,15 @@ type account struct {
 
 // newLedger reads what the store has, if there is one.
 func newLedger(opt *Options) (*ledger, error) {
-	dir, ttl := opt.StateDir, opt.AllocationTTL
+	db, ttl := opt.State, opt.AllocationTTL
 	if opt.ReadOnly { // nothing is allocated, and what is recorded stays for others
-		dir = ""
+		db = nil
 	}
 	if ttl <= 0 {
 		ttl = defaultAllocationTTL
 	}
 	l := &ledger{
-		store:    store{dir: dir},
+		store:    store{state: db},
 		ttl:      ttl,
 		boot:     bootID(),
 		accounts: map[fileKey]*account{},
@@ -60,7 +59,7 @@ func newLedger(opt *Options) (*ledger, error) {
 	}
 	kept, err := l.store.load()
 	if err != nil {
-		return nil, errors.Join(err, l.store.close())
+		return nil, err
 	}
 	for n := range kept.records {
 		l.enter(&allocation{record: kept.records[n]})
@@ -74,7 +73,7 @@ func newLedger(opt *Options) (*ledger, error) {
 		}
 	}
 	if err := l.store.apply(&orphans); err != nil {
-		return nil, errors.Join(err, l.store.close())
+		return nil, err
 	}
 	return l, nil
 }

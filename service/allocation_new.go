@@ -87,7 +87,7 @@ func (l *ledger) reserve(ctx context.Context, h *Handle, req *AllocationRequest)
 		if err == nil {
 			err = a.cover(ctx)
 		}
-		if err == nil && l.store.dir != "" {
+		if err == nil && l.store.state.Kept() {
 			// Refcounts that a crash would undo could not be resumed.
 			err = h.device.Flush(ctx)
 		}
@@ -216,7 +216,7 @@ func (a *allocation) free(ctx context.Context, i *image) error {
 	}
 	if i != nil {
 		if outOfService(errors.Join(errs...)) {
-			i.fail()
+			i.lose()
 		}
 		errs = append(errs, i.s.putImage(i))
 	}

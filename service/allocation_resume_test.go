@@ -61,8 +61,8 @@ func newUpload(t *testing.T) *upload {
 	t.Helper()
 	dir := t.TempDir()
 	newDisk(t, dir, "a.qcow2")
-	u := &upload{dir: dir, check: checkClean, opt: service.Options{Dir: dir, StateDir: filepath.Join(dir, ".state")}}
-	u.svc = open(t, u.opt)
+	u := &upload{dir: dir, check: checkClean, opt: service.Options{Dir: dir}}
+	u.restart(t)
 	a := allocate(t, u.svc, "a.qcow2", service.AllocationRequest{Length: 8 * cluster})
 	fill(t, u.svc, "a.qcow2", a.ID, pattern(9, 8*cluster), 0)
 	update(t, u.svc, "a.qcow2", data(16*cluster, 2*cluster, a.ID, cluster))
@@ -78,13 +78,17 @@ func newUpload(t *testing.T) *upload {
 // dies ends the service as kill would.
 func (u *upload) dies(t *testing.T) {
 	t.Helper()
-	c := takeCrash(t, filepath.Join(u.dir, "a.qcow2"), filepath.Join(u.dir, ".state", "allocations.db"))
+	c := takeCrash(t, filepath.Join(u.dir, "a.qcow2"), filepath.Join(u.dir, ".state", "state.db"))
 	closed(t, u.svc)
+	keep(t, &u.opt, "")
 	c.restore(t)
 	u.check = checkSound
 }
 
-func (u *upload) restart(t *testing.T) { u.svc = open(t, u.opt) }
+func (u *upload) restart(t *testing.T) {
+	keep(t, &u.opt, filepath.Join(u.dir, ".state"))
+	u.svc = open(t, u.opt)
+}
 
 // resumed fails unless the allocation is as it was, and goes on: without filling
 // it again, the rest is mapped.
@@ -331,7 +335,8 @@ func TestResumeClaim(t *testing.T) {
 		dir := t.TempDir()
 		newDisk(t, dir, "a.qcow2")
 		qemu(t, dir, "qemu-io", "-f", "qcow2", "-c", "write -P 3 512k 256k", "-c", "write -z 512k 256k", "a.qcow2")
-		opt := service.Options{Dir: dir, StateDir: filepath.Join(dir, "state")}
+		opt := service.Options{Dir: dir}
+		keep(t, &opt, filepath.Join(dir, "state"))
 		svc := open(t, opt)
 		a := allocate(t, svc, "a.qcow2", service.AllocationRequest{Anchored: &service.Range{Offset: 8 * cluster, Length: 4 * cluster}})
 		fill(t, svc, "a.qcow2", a.ID, pattern(6, 4*cluster), 0)
@@ -341,6 +346,7 @@ func TestResumeClaim(t *testing.T) {
 		if spoil {
 			qemu(t, dir, "qemu-io", "-f", "qcow2", "-c", "write -P 4 512k 64k", "a.qcow2")
 		}
+		keep(t, &opt, filepath.Join(dir, "state"))
 		svc = open(t, opt)
 		want := append(bytes.Repeat([]byte{1}, 4*cluster), make([]byte, 60*cluster)...)
 		copy(want[9*cluster:], pattern(6, 4*cluster)[cluster:2*cluster])

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/extentd/extentd/state"
 	"github.com/extentd/extentd/storage"
 )
 
@@ -79,12 +80,13 @@ func TestRecordsFollow(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	st := store{dir: filepath.Join(dir, "state")}
+	loseStore(t, s) // lets go of it
+	st := store{state: state.New(filepath.Join(dir, "state"))}
 	kept, err := st.load()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := st.close(); err != nil {
+	if err := st.state.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if len(kept.records) != len(left) {

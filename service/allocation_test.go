@@ -107,7 +107,9 @@ func TestAllocation(t *testing.T) {
 	for _, contiguous := range []bool{true, false} {
 		dir := t.TempDir()
 		newDisk(t, dir, "a.qcow2")
-		svc := open(t, service.Options{Dir: dir, StateDir: filepath.Join(dir, ".state")})
+		opt := service.Options{Dir: dir}
+		keep(t, &opt, filepath.Join(dir, ".state"))
+		svc := open(t, opt)
 		before := time.Now()
 		a := allocate(t, svc, "a.qcow2", service.AllocationRequest{Length: 5*cluster - 7, Contiguous: contiguous})
 		if !regexp.MustCompile(`^a-[a-z2-7]{26}$`).MatchString(a.ID) || a.Length != 5*cluster || contiguous && !a.Contiguous || len(a.Mapped) != 0 {
@@ -227,7 +229,9 @@ func TestAllocateRefuses(t *testing.T) {
 func TestReadOnlyServer(t *testing.T) {
 	dir := t.TempDir()
 	newDisk(t, dir, "a.qcow2")
-	svc := start(t, service.Options{Dir: dir, StateDir: filepath.Join(dir, "state"), ReadOnly: true})
+	opt := service.Options{Dir: dir, ReadOnly: true}
+	keep(t, &opt, filepath.Join(dir, "state"))
+	svc := start(t, opt)
 	_, allocating := svc.Allocate(t.Context(), "a.qcow2", service.AllocationRequest{Length: 1})
 	_, filling := svc.OpenAllocation(t.Context(), "a.qcow2", "a-x")
 	_, updating := svc.Update(t.Context(), "a.qcow2", []service.Update{{Length: cluster, Kind: service.KindZero}}, nil)
@@ -276,8 +280,9 @@ func TestAllocationLimit(t *testing.T) {
 func TestAllocationNames(t *testing.T) {
 	dir := t.TempDir()
 	newDisk(t, dir, "a.qcow2")
-	state := filepath.Join(dir, "state")
-	opt := service.Options{Dir: dir, StateDir: state, Idle: 20 * time.Millisecond, Images: []service.ImageSpec{{Name: "again", Path: filepath.Join(dir, "a.qcow2")}}}
+	kept := filepath.Join(dir, "state")
+	opt := service.Options{Dir: dir, Idle: 20 * time.Millisecond, Images: []service.ImageSpec{{Name: "again", Path: filepath.Join(dir, "a.qcow2")}}}
+	keep(t, &opt, kept)
 	svc := open(t, opt)
 	a := allocate(t, svc, "a.qcow2", service.AllocationRequest{Length: cluster})
 	b := allocate(t, svc, "again", service.AllocationRequest{Length: cluster})
@@ -295,12 +300,13 @@ func TestAllocationNames(t *testing.T) {
 	}
 	check()
 	closed(t, svc)
+	keep(t, &opt, kept)
 	svc = open(t, opt)
 	check()
 	if err := svc.Delete(t.Context(), "a.qcow2", nil); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the file is closed", func() bool { return openFiles(t, dir) == openFiles(t, state) })
+	eventually(t, "the file is closed", func() bool { return openFiles(t, dir) == openFiles(t, kept) })
 	newDisk(t, dir, "a.qcow2")
 	for _, name := range []string{"a.qcow2", "again"} {
 		if list, err := svc.Allocations(t.Context(), name); err != nil || len(list) != 0 {

@@ -16,6 +16,22 @@ const (
 type budget struct {
 	mu   sync.Mutex // protects all below
 	free int64      // bytes; below zero when the least of many is more than there is
+
+	least int64 // what nobody gets less of, where the least is more than that
+}
+
+const (
+	// leastShare is the least that is of use, bytes.
+	leastShare = 64 << 10
+	// leastUnpack is what reads of any image get for decompressing, bytes: enough
+	// for two of the largest clusters at a time.
+	leastUnpack = 12 << 20
+)
+
+// newBudget shares n bytes among so many images: the least of all of them is in
+// all no more than that again.
+func newBudget(n int64, images int) budget {
+	return budget{free: n, least: max(n/int64(2*images), leastShare)}
 }
 
 // take grants from least to most bytes, and leaves most of what is free to
@@ -23,7 +39,7 @@ type budget struct {
 func (b *budget) take(least, most int64) int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	granted := max(least, min(most, b.free/4))
+	granted := max(min(least, b.least), min(most, b.free/4))
 	b.free -= granted
 	return granted
 }

@@ -57,6 +57,7 @@ func (c *chain) open(ctx context.Context, name string, top source) (*image, erro
 		return nil, fmt.Errorf("image %q: %w", name, err)
 	}
 	c.caches = i.chain.caches
+	c.s.tally.enter(i)
 	return i, nil
 }
 
@@ -154,7 +155,7 @@ func (c *chain) device(changing func(mapping bool)) (*block.Device, error) {
 	}
 	unpacked := c.s.caches.take(leastUnpacked, mostUnpacked)
 	c.caches += unpacked
-	return block.New(mappers, block.Options{Nodes: nodes, UnpackedCache: unpacked, Check: c.s.opt.Check, Changing: changing})
+	return block.New(mappers, block.Options{Nodes: nodes, UnpackedCache: unpacked, Unpacking: c.s.unpack, Check: c.s.opt.Check, Changing: changing})
 }
 
 // close closes the layers and then what they stand on.

@@ -54,6 +54,7 @@ func (s *Service) Check(ctx context.Context, name, repair string) (*CheckReport,
 		return nil, err
 	}
 	report.Format = src.format
+	s.tally.checked(name, report)
 	return report, nil
 }
 

@@ -21,7 +21,9 @@ func (s *Service) Delete(ctx context.Context, name string, match func(dataGenera
 	if err != nil {
 		return err
 	}
-	return s.delete(ctx, &src, name, match)
+	err = s.delete(ctx, &src, name, match)
+	s.tally.delete(name, err)
+	return err
 }
 
 func (s *Service) delete(ctx context.Context, src *source, name string, match func(string) bool) error {

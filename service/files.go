@@ -121,9 +121,11 @@ func (c *chain) fill(ctx context.Context, b *base) error {
 	if c.s.opt.Formats[b.format].Unaligned { // so that what closes it does not
 		f = borrowed{b.file.file}
 	}
-	bottom := openNode{storage.NewNode(b.source.node, f, storage.NodeOptions{Check: c.s.opt.Check}), kindFile}
-	var err error
-	b.nodes, err = c.s.unaligned(ctx, b.format, []openNode{bottom})
+	bottom, err := c.s.bottom(b.source.node, f)
+	if err != nil {
+		return err
+	}
+	b.nodes, err = c.s.unaligned(ctx, b.format, []openNode{{bottom, kindFile}})
 	return err
 }
 

@@ -105,9 +105,10 @@ func TestQCOW2InAWindow(t *testing.T) {
 	const at, room = 1 << 20, 4 << 20
 	write(t, disk, append(append(make([]byte, at), content...), make([]byte, room-len(content))...))
 	opt := service.Options{
-		Dir: dir, StateDir: filepath.Join(dir, ".state"), Blocksize: unaligned,
+		Dir: dir, Blocksize: unaligned,
 		Images: []service.ImageSpec{{Name: "q", Format: "qcow2", Graph: on(disk, window(at, room))}},
 	}
+	keep(t, &opt, filepath.Join(dir, ".state"))
 	svc := start(t, opt)
 	if r := check(t, svc, "q", service.RepairNone); r.Corruptions == 0 || r.Leaks == 0 {
 		t.Errorf("%+v", r)
@@ -149,9 +150,10 @@ func TestAllocationsInAnOverlay(t *testing.T) {
 		t.Fatal(err)
 	}
 	opt := service.Options{
-		StateDir: filepath.Join(dir, ".state"), Blocksize: unaligned,
-		Images: []service.ImageSpec{{Name: "a", Graph: on(filepath.Join(dir, "a.qcow2"), overlaid())}},
+		Blocksize: unaligned,
+		Images:    []service.ImageSpec{{Name: "a", Graph: on(filepath.Join(dir, "a.qcow2"), overlaid())}},
 	}
+	keep(t, &opt, filepath.Join(dir, ".state"))
 	svc := start(t, opt)
 	a := allocate(t, svc, "a", service.AllocationRequest{Length: 2 * cluster})
 	fill(t, svc, "a", a.ID, pattern(9, 2*cluster), 0)
@@ -161,6 +163,7 @@ func TestAllocationsInAnOverlay(t *testing.T) {
 	if err := svc.Close(); err != nil {
 		t.Error(err)
 	}
+	keep(t, &opt, filepath.Join(dir, ".state"))
 	svc = start(t, opt)
 	if _, err := svc.Allocation(t.Context(), "a", a.ID); !errors.Is(err, storage.ErrNotFound) {
 		t.Errorf("it should be gone: %v", err)

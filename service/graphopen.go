@@ -22,7 +22,8 @@ type openNode struct {
 // An openGraph is a graph that is open, with its file, if it has one.
 type openGraph struct {
 	*Graph
-	nodes  []openNode  // from the node upwards
+	nodes  []openNode // from the node upwards
+	tally  *tally
 	file   *sharedFile // nil: its node is none
 	random bool        // nothing but epoch tells what it reads as
 	epoch  string      // random
@@ -36,7 +37,7 @@ type openGraph struct {
 // openGraph opens an image's graph from its node upwards. What an error leaves
 // open it closes.
 func (s *Service) openGraph(ctx context.Context, src *source) (*openGraph, error) {
-	g := &openGraph{Graph: src.graph, random: src.graph.holds(), epoch: strings.ToLower(rand.Text())}
+	g := &openGraph{Graph: src.graph, tally: &s.tally, random: src.graph.holds(), epoch: strings.ToLower(rand.Text())}
 	node, err := s.openBottom(ctx, src, g)
 	if err != nil {
 		return nil, err
@@ -50,6 +51,7 @@ func (s *Service) openGraph(ctx context.Context, src *source) (*openGraph, error
 	if g.nodes, err = s.unaligned(ctx, src.format, g.nodes); err != nil {
 		return nil, errors.Join(err, g.close(&s.files))
 	}
+	s.tally.enterGraph(g)
 	return g, nil
 }
 
@@ -81,7 +83,14 @@ func (s *Service) openBottom(ctx context.Context, src *source, g *openGraph) (*s
 		}
 		g.file, f = shared, borrowed{shared.file}
 	}
-	return storage.NewNode(g.Node.Name, f, storage.NodeOptions{Check: s.opt.Check}), nil
+	node, err := s.bottom(g.Node.Name, f)
+	if err != nil {
+		err = errors.Join(err, f.Close())
+		if g.file != nil {
+			err = errors.Join(err, s.files.put(g.file, true))
+		}
+	}
+	return node, err
 }
 
 // missing is what an error means of opening a node that is no file: the image is
@@ -115,6 +124,7 @@ func (g *openGraph) top() *storage.Node { return g.nodes[len(g.nodes)-1].Node }
 // close closes the top, which closes what it stands on, and the file last.
 func (g *openGraph) close(t *fileTable) error {
 	err := g.top().Close()
+	g.tally.leaveGraph(g)
 	if g.file != nil {
 		err = errors.Join(err, t.put(g.file, true))
 	}

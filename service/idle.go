@@ -76,7 +76,7 @@ func (s *Service) flush(i *image) {
 	case err == nil:
 		i.flushed.durable.Store(now)
 	case outOfService(err):
-		i.fail()
+		i.lose()
 	}
 	i.flushed.busy.Store(false)
 	s.report(i.name, errors.Join(err, s.putImage(i)))

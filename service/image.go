@@ -50,6 +50,7 @@ type image struct {
 	turn    chan struct{} // of one: who has it upgrades the image, or changes it as a whole
 	writing atomic.Bool   // it was upgraded
 	broken  atomic.Bool   // a write has failed: it is handed out no more
+	lost    atomic.Bool   // likewise, and it was counted
 	retired atomic.Bool   // nor is it then, but who has it goes on
 	flushed flushState
 	updates sync.RWMutex // held by each update of the map, see HoldMap
@@ -234,8 +235,16 @@ func (i *image) hasFailed() bool {
 	if i.failed == nil || !i.failed() {
 		return false
 	}
-	i.fail()
+	i.lose()
 	return true
+}
+
+// lose takes the image out of service after a write that failed.
+func (i *image) lose() {
+	if !i.lost.Swap(true) {
+		i.s.tally.outOfService.Add(1)
+	}
+	i.fail()
 }
 
 // fail hands the image out no more. What it was writing to can be opened anew:
@@ -298,6 +307,7 @@ func (i *image) close() error {
 		err = errors.Join(err, i.s.ledger.closing(i, clean))
 		i.s.files.release(i, i.written())
 	}
+	i.s.tally.leave(i)
 	err = errors.Join(err, i.chain.closeBases())
 	if !i.writing.Load() || i.broken.Load() {
 		return nil // nothing was written, or who wrote was told that it failed

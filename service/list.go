@@ -36,10 +36,10 @@ type Entry struct {
 }
 
 // List returns the first images after the cursor, "" being the beginning, limit
-// at most.
+// at most. Only those whose names are visible are there; nil: all are.
 // An image that cannot be opened is an entry with an error. Images are opened
 // one at a time, and not kept open.
-func (s *Service) List(ctx context.Context, cursor string, limit int) (Page, error) {
+func (s *Service) List(ctx context.Context, cursor string, limit int, visible func(name string) bool) (Page, error) {
 	after, err := base64.RawURLEncoding.DecodeString(cursor)
 	if err != nil || cursor != "" && !ValidName(string(after)) {
 		return Page{}, ErrCursor
@@ -47,7 +47,7 @@ func (s *Service) List(ctx context.Context, cursor string, limit int) (Page, err
 	if limit < 1 {
 		return Page{}, fmt.Errorf("%w: limit %d", storage.ErrOutOfRange, limit)
 	}
-	names, err := s.names(ctx, string(after), limit+1)
+	names, err := s.names(ctx, string(after), limit+1, visible)
 	if err != nil {
 		return Page{}, err
 	}
@@ -92,11 +92,11 @@ func (e *Entry) weight() int {
 	return n
 }
 
-// names are the first most names of images after the one given, sorted.
-func (s *Service) names(ctx context.Context, after string, most int) ([]string, error) {
+// names are the first most visible names of images after the one given, sorted.
+func (s *Service) names(ctx context.Context, after string, most int, visible func(name string) bool) ([]string, error) {
 	var names []string
 	add := func(name string) {
-		if name <= after {
+		if name <= after || visible != nil && !visible(name) {
 			return
 		}
 		names = append(names, name)

@@ -23,7 +23,7 @@ func listAll(t *testing.T, svc *service.Service, limit int) []service.Entry {
 	t.Helper()
 	var all []service.Entry
 	for cursor := ""; ; {
-		page, err := svc.List(t.Context(), cursor, limit)
+		page, err := svc.List(t.Context(), cursor, limit, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -162,11 +162,11 @@ func TestListCursors(t *testing.T) {
 	}
 	svc := start(t, service.Options{Dir: dir})
 	for _, cursor := range []string{"!", "a.raw", "Li4", "AA", "YS5yYXc="} {
-		if _, err := svc.List(t.Context(), cursor, 1); !errors.Is(err, service.ErrCursor) {
+		if _, err := svc.List(t.Context(), cursor, 1, nil); !errors.Is(err, service.ErrCursor) {
 			t.Errorf("%q: %v", cursor, err)
 		}
 	}
-	page, err := svc.List(t.Context(), "", 1)
+	page, err := svc.List(t.Context(), "", 1, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,11 +175,11 @@ func TestListCursors(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(dir, "aa.raw"), nil)
-	page, err = svc.List(t.Context(), page.Next, 10)
+	page, err = svc.List(t.Context(), page.Next, 10, nil)
 	if diff := cmp.Diff([]string{"aa.raw", "b.raw", "c.raw"}, names(page.Entries)); err != nil || diff != "" {
 		t.Errorf("%v: %s", err, diff)
 	}
-	if _, err := svc.List(t.Context(), "", 0); !errors.Is(err, storage.ErrOutOfRange) {
+	if _, err := svc.List(t.Context(), "", 0, nil); !errors.Is(err, storage.ErrOutOfRange) {
 		t.Errorf("limit 0: %v", err)
 	}
 }

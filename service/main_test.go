@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/extentd/extentd/service"
+	"github.com/extentd/extentd/state"
 	"github.com/extentd/extentd/storage"
 )
 
@@ -41,6 +42,22 @@ func start(t testing.TB, opt service.Options) *service.Service {
 		}
 	})
 	return svc
+}
+
+// keep gives a service what it keeps in dir, opened anew as after the end of a
+// process.
+func keep(t testing.TB, opt *service.Options, dir string) {
+	t.Helper()
+	if err := opt.State.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db := state.New(dir)
+	opt.State = db
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func acquire(t testing.TB, svc *service.Service, name string) *service.Handle {

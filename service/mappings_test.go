@@ -160,7 +160,9 @@ func TestBatchStops(t *testing.T) {
 	dir := t.TempDir()
 	newDisk(t, dir, "a.qcow2")
 	qemu(t, dir, "qemu-io", "-f", "qcow2", "-c", "write -P 3 512k 64k", "-c", "write -z 512k 64k", "a.qcow2")
-	svc := open(t, service.Options{Dir: dir, StateDir: dir})
+	opt := service.Options{Dir: dir}
+	keep(t, &opt, dir)
+	svc := open(t, opt)
 	claim := allocate(t, svc, "a.qcow2", service.AllocationRequest{Anchored: &service.Range{Offset: 8 * cluster, Length: cluster}})
 	a := allocate(t, svc, "a.qcow2", service.AllocationRequest{Length: 3 * cluster})
 	fill(t, svc, "a.qcow2", a.ID, pattern(2, 3*cluster), 0)
@@ -241,7 +243,9 @@ func TestPublishers(t *testing.T) {
 	const length = 40 * cluster
 	dir := t.TempDir()
 	newDisk(t, dir, "a.qcow2")
-	svc := open(t, service.Options{Dir: dir, StateDir: dir})
+	opt := service.Options{Dir: dir}
+	keep(t, &opt, dir)
+	svc := open(t, opt)
 	var clients sync.WaitGroup
 	var done atomic.Bool
 	for client := range 2 {

@@ -24,6 +24,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/extentd/extentd/load"
+	"github.com/extentd/extentd/state"
 	"github.com/extentd/extentd/storage"
 )
 
@@ -54,6 +56,9 @@ type Options struct {
 	// MaxOpen is how many images are open at a time; beyond it the one that is
 	// idle longest is closed, and if none is idle, an open waits. Default: 256.
 	MaxOpen int
+	// OpenWait is how long it waits at most; then it fails with load.ErrBusy.
+	// Default: 10 s.
+	OpenWait time.Duration
 	// CacheSize is the memory in bytes that the open images share for their
 	// caches, of metadata and of decompressed clusters. Many at a time may take
 	// some more: 1 MiB each, and 256 KiB a layer. Default: 128 MiB.
@@ -64,12 +69,20 @@ type Options struct {
 	TopOnly bool
 	// ReadOnly refuses every change with storage.ErrReadOnly. Default: false.
 	ReadOnly bool
-	// StateDir is where allocations are recorded; it is made when there are
-	// some to record. Default: they do not survive a restart.
-	StateDir string
+	// State is where allocations are recorded. It is closed by whoever made it,
+	// after the service. Default: they do not survive a restart.
+	State *state.DB
 	// AllocationTTL is how long an allocation lives after its last use.
 	// Default: 1 h.
 	AllocationTTL time.Duration
+	// Observe puts something in the place of the node that an image stands on,
+	// to see what is asked of it: a file that owns next, and has its abilities.
+	// Default: nodes are as they are.
+	Observe func(next *storage.Node) (storage.File, error)
+	// Trace is told of work that takes long, such as the opening of an image:
+	// when it begins, and by end, how it went. It is done in the context that
+	// Trace returns. Default: nobody is told.
+	Trace func(ctx context.Context, work, image string) (_ context.Context, end func(err error))
 	// OnError is told what went wrong where nobody waits for an answer: that an
 	// image that was written to could not be flushed, or closed cleanly. The
 	// image is its name. Default: nobody is.
@@ -82,6 +95,7 @@ const (
 	defaultIdle    = 30 * time.Second
 	defaultRecheck = time.Millisecond
 	defaultMaxOpen = 256
+	defaultWait    = 10 * time.Second
 	defaultCache   = 128 << 20
 )
 
@@ -99,7 +113,9 @@ type Service struct {
 	listed chan struct{}  // one for each image that a listing has open
 	hungry atomic.Int32   // opens that wait for a token
 	caches budget
-	ledger *ledger // of allocations
+	unpack *load.Memory // what reads hold while they decompress
+	ledger *ledger      // of allocations
+	tally  tally
 	files  fileTable
 
 	epoch        string        // random
@@ -127,6 +143,9 @@ func New(opt Options) (*Service, error) {
 	if opt.MaxOpen <= 0 {
 		opt.MaxOpen = defaultMaxOpen
 	}
+	if opt.OpenWait <= 0 {
+		opt.OpenWait = defaultWait
+	}
 	if opt.CacheSize <= 0 {
 		opt.CacheSize = defaultCache
 	}
@@ -141,8 +160,13 @@ func New(opt Options) (*Service, error) {
 		shared:  make(map[imageKey]*sharedImage),
 		epoch:   rand.Text(),
 		kept:    make(map[imageKey]keptGenerations),
-		caches:  budget{free: opt.CacheSize},
-		always:  context.Background(),
+		caches:  newBudget(opt.CacheSize, opt.MaxOpen),
+		unpack:  load.NewMemory(max(opt.CacheSize/4, leastUnpack), nil),
+		tally: tally{
+			images: make(map[*image]struct{}), graphs: make(map[*openGraph]struct{}),
+			filters: make(map[FilterCounter]int64), leaked: make(map[string]int64),
+		},
+		always: context.Background(),
 	}
 	s.files = fileTable{openGraph: s.openGraph, open: make(map[tableKey]*sharedFile)}
 	if err := s.addImages(opt.Images); err != nil {
@@ -214,7 +238,9 @@ func (s *Service) Close() error {
 			errs = append(errs, fmt.Errorf("image %q: %w", h.name, err))
 		}
 	}
-	return errors.Join(append(errs, s.files.close(), s.ledger.store.close(), s.closeRoots())...)
+	errs = append(errs, s.files.close())
+	s.ledger.store.close()
+	return errors.Join(append(errs, s.closeRoots())...)
 }
 
 // report tells of what went wrong in the background.

@@ -4,42 +4,28 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"sync"
-	"time"
 
 	"go.etcd.io/bbolt"
 
+	"github.com/extentd/extentd/state"
 	"github.com/extentd/extentd/storage"
 	"github.com/extentd/extentd/storage/file"
 )
 
-// storeFile is the file of the store in its directory.
-const storeFile = "allocations.db"
-
-// storeVersion says what the records look like.
-const storeVersion = "1"
-
-// storeWait is how long an open waits for another process to let go.
-const storeWait = 2 * time.Second
-
 // The buckets of the store.
 const (
-	bucketAbout       = "about"       // the version
 	bucketAllocations = "allocations" // record by ID
 	bucketClean       = "clean"       // cleanRecord by file
 )
 
 // A store keeps the records of allocations across restarts. What apply has
-// returned from without an error is durable. Without a directory it keeps
-// nothing. One process at a time has it. Safe for concurrent use.
+// returned from without an error is durable. Without a kept state it keeps
+// nothing. Safe for concurrent use.
 type store struct {
-	dir string // "": nothing is kept
+	state *state.DB // stays open
 
-	mu     sync.Mutex // protects all below; held while the database is opened
-	db     *bbolt.DB  // nil until there is something to keep
+	mu     sync.Mutex // protects all below
 	closed bool
 	doubt  bool // a change failed, and may yet be there
 }
@@ -67,68 +53,72 @@ type stored struct {
 }
 
 // load reads everything. It creates nothing. An error wraps
-// [storage.ErrBusy] where another process has the store.
+// [storage.ErrBusy] where another process has the state.
 func (s *store) load() (stored, error) {
 	out := stored{clean: map[fileKey]file.Identity{}}
-	if s.dir == "" {
-		return out, nil
-	}
-	if _, err := os.Stat(filepath.Join(s.dir, storeFile)); errors.Is(err, fs.ErrNotExist) {
-		return out, nil
-	}
-	db, err := s.open()
-	if err != nil {
-		return out, err
-	}
-	err = db.View(func(tx *bbolt.Tx) error {
-		if v := tx.Bucket([]byte(bucketAbout)).Get([]byte("version")); string(v) != storeVersion {
-			return fmt.Errorf("%w: version %q", storage.ErrUnsupported, v)
-		}
-		err := tx.Bucket([]byte(bucketAllocations)).ForEach(func(_, v []byte) error {
-			var r record
-			if err := json.Unmarshal(v, &r); err != nil {
-				return err
-			}
-			if err := r.check(); err != nil {
-				return err
-			}
-			out.records = append(out.records, r)
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		return tx.Bucket([]byte(bucketClean)).ForEach(func(_, v []byte) error {
-			var c cleanRecord
-			if err := json.Unmarshal(v, &c); err != nil {
-				return err
-			}
-			out.clean[c.File.key()] = c.Identity
-			return nil
-		})
-	})
-	if err != nil {
-		return out, fmt.Errorf("service: state: %s: %w", storeFile, err)
+	if err := s.state.View(out.read); err != nil {
+		return out, fmt.Errorf("service: %w", err)
 	}
 	return out, nil
 }
 
-// apply makes a change durable, all of it or nothing.
-func (s *store) apply(c *change) error {
-	if s.dir == "" || len(c.put)+len(c.drop)+len(c.clean)+len(c.dirty) == 0 {
-		return nil
-	}
-	db, err := s.open()
+func (s *stored) read(tx *bbolt.Tx) error {
+	err := each(tx, bucketAllocations, func(r *record) error {
+		s.records = append(s.records, *r)
+		return r.check()
+	})
 	if err != nil {
 		return err
 	}
-	if err := db.Update(c.write); err != nil {
+	return each(tx, bucketClean, func(c *cleanRecord) error {
+		s.clean[c.File.key()] = c.Identity
+		return nil
+	})
+}
+
+// each calls do for every record of a bucket, which need not be there.
+func each[T any](tx *bbolt.Tx, bucket string, do func(*T) error) error {
+	b := tx.Bucket([]byte(bucket))
+	if b == nil {
+		return nil
+	}
+	return b.ForEach(func(k, v []byte) error {
+		var r T
+		if err := json.Unmarshal(v, &r); err != nil {
+			return fmt.Errorf("state: %s: record %q: %w", bucket, k, err)
+		}
+		if err := do(&r); err != nil {
+			return fmt.Errorf("state: %s: %w", bucket, err)
+		}
+		return nil
+	})
+}
+
+// apply makes a change durable, all of it or nothing.
+func (s *store) apply(c *change) error {
+	if !s.state.Kept() || len(c.put)+len(c.drop)+len(c.clean)+len(c.dirty) == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	closed := s.closed
+	s.mu.Unlock()
+	if closed {
+		return fmt.Errorf("service: state: %w", storage.ErrClosed)
+	}
+	begun := false
+	err := s.state.Update(func(tx *bbolt.Tx) error {
+		begun = true
+		return c.write(tx)
+	})
+	if err == nil {
+		return nil
+	}
+	if begun || errors.Is(err, storage.ErrClosed) { // a state that could not be opened is as it was
 		s.mu.Lock()
 		s.doubt = true
 		s.mu.Unlock()
-		return fmt.Errorf("service: state: %s: %w", storeFile, bareError(err))
 	}
-	return nil
+	return fmt.Errorf("service: %w", err)
 }
 
 // failed reports whether what the store has may be older, or newer, than what it
@@ -140,7 +130,14 @@ func (s *store) failed() bool {
 }
 
 func (c *change) write(tx *bbolt.Tx) error {
-	allocations, clean := tx.Bucket([]byte(bucketAllocations)), tx.Bucket([]byte(bucketClean))
+	allocations, err := tx.CreateBucketIfNotExists([]byte(bucketAllocations))
+	if err != nil {
+		return err
+	}
+	clean, err := tx.CreateBucketIfNotExists([]byte(bucketClean))
+	if err != nil {
+		return err
+	}
 	for i := range c.put {
 		if err := put(allocations, c.put[i].ID, &c.put[i]); err != nil {
 			return err
@@ -172,84 +169,10 @@ func put(b *bbolt.Bucket, key string, value any) error {
 	return b.Put([]byte(key), text)
 }
 
-// open is the database, which it opens, or creates, at the first call.
-func (s *store) open() (*bbolt.DB, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.closed:
-		return nil, fmt.Errorf("service: state: %w", storage.ErrClosed)
-	case s.db != nil:
-		return s.db, nil
-	}
-	db, err := openDatabase(s.dir)
-	if err != nil {
-		return nil, fmt.Errorf("service: state: %s: %w", storeFile, bareError(err))
-	}
-	s.db = db
-	return db, nil
-}
-
-func openDatabase(dir string) (*bbolt.DB, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	db, err := bbolt.Open(filepath.Join(dir, storeFile), 0o600, &bbolt.Options{Timeout: storeWait, NoStatistics: true})
-	if errors.Is(err, bbolt.ErrTimeout) { //nolint:staticcheck // its new home is another package of the same module
-		return nil, fmt.Errorf("%w: another extentd uses this state directory", storage.ErrBusy)
-	}
-	if err != nil {
-		return nil, err
-	}
-	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range []string{bucketAbout, bucketAllocations, bucketClean} {
-			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
-				return err
-			}
-		}
-		about := tx.Bucket([]byte(bucketAbout))
-		if v := about.Get([]byte("version")); v != nil {
-			return nil
-		}
-		return about.Put([]byte("version"), []byte(storeVersion))
-	})
-	if err == nil {
-		err = errors.Join(syncDir(dir), syncDir(filepath.Dir(dir))) // that the file is there must be durable too
-	}
-	if err != nil {
-		return nil, errors.Join(err, db.Close())
-	}
-	return db, nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-// bareError is err without the path of the host that the operating system's
-// errors name.
-func bareError(err error) error {
-	var path *fs.PathError
-	if errors.As(err, &path) {
-		return path.Err
-	}
-	return err
-}
-
-// close lets go of the file. What is applied after it fails with
+// close ends the use of the state. What is applied after it fails with
 // [storage.ErrClosed].
-func (s *store) close() error {
+func (s *store) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	if s.db == nil {
-		return nil
-	}
-	db := s.db
-	s.db = nil
-	return db.Close()
 }

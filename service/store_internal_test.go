@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.etcd.io/bbolt"
 
+	"github.com/extentd/extentd/state"
 	"github.com/extentd/extentd/storage"
 	"github.com/extentd/extentd/storage/file"
 )
@@ -26,9 +27,25 @@ func testRecord(id string) record {
 	}
 }
 
+func newStore(t *testing.T, dir string) *store {
+	t.Helper()
+	db := state.New(dir)
+	t.Cleanup(func() { _ = db.Close() })
+	return &store{state: db}
+}
+
+// reopened is the store after the end of the process that had it.
+func reopened(t *testing.T, s *store, dir string) *store {
+	t.Helper()
+	if err := s.state.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return newStore(t, dir)
+}
+
 func TestStore(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "state")
-	s := store{dir: dir}
+	s := newStore(t, dir)
 	if _, err := s.load(); err != nil {
 		t.Fatal(err)
 	}
@@ -53,22 +70,19 @@ func TestStore(t *testing.T) {
 	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("the directory: %v, %v", info, err)
 	}
-	rival := store{dir: dir}
+	rival := newStore(t, dir)
 	if _, err := rival.load(); !errors.Is(err, storage.ErrBusy) || strings.Contains(err.Error(), dir) {
 		t.Errorf("a second user: %v", err)
 	}
-	if err := s.close(); err != nil {
-		t.Fatal(err)
-	}
+	s.close()
 	if err := s.apply(&steps[0]); !errors.Is(err, storage.ErrClosed) {
 		t.Errorf("after the close: %v", err)
 	}
-	again := store{dir: dir}
+	again := reopened(t, s, dir)
 	got, err := again.load()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = again.close() })
 	want := stored{records: []record{two}, clean: map[fileKey]file.Identity{key: id}}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(stored{}, fileKey{}), cmpopts.EquateEmpty()); diff != "" {
 		t.Error(diff)
@@ -81,8 +95,7 @@ func TestStore(t *testing.T) {
 // A change that cannot be made leaves nothing of itself, and says so.
 func TestStoreFails(t *testing.T) {
 	dir := t.TempDir()
-	s := store{dir: dir}
-	t.Cleanup(func() { _ = s.close() })
+	s := newStore(t, dir)
 	if err := s.apply(&change{put: []record{testRecord("a-1")}}); err != nil {
 		t.Fatal(err)
 	}
@@ -90,17 +103,19 @@ func TestStoreFails(t *testing.T) {
 	if err := s.apply(&change{put: []record{testRecord("a-2"), bad}}); err == nil || !s.failed() {
 		t.Fatalf("a key that is too long: %v", err)
 	}
-	if err := s.close(); err != nil {
-		t.Fatal(err)
-	}
-	again := store{dir: dir}
-	t.Cleanup(func() { _ = again.close() })
+	again := reopened(t, s, dir)
 	if got, err := again.load(); err != nil || len(got.records) != 1 {
 		t.Errorf("%v, %v", got, err)
 	}
-	blocked := store{dir: filepath.Join(dir, storeFile, "below")}
-	if err := blocked.apply(&change{drop: []string{"x"}}); err == nil || strings.Contains(err.Error(), dir) {
-		t.Errorf("a directory in a file: %v", err)
+	if err := again.state.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := again.apply(&change{drop: []string{"a-1"}}); !errors.Is(err, storage.ErrClosed) || !again.failed() {
+		t.Errorf("the state is closed: %v", err)
+	}
+	blocked := newStore(t, filepath.Join(dir, "state.db", "below"))
+	if err := blocked.apply(&change{drop: []string{"x"}}); err == nil || strings.Contains(err.Error(), dir) || blocked.failed() {
+		t.Errorf("a directory in a file: %v, %v", err, blocked.failed())
 	}
 }
 
@@ -120,43 +135,32 @@ func TestStoreRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			s := store{dir: dir}
+			s := newStore(t, dir)
 			r := testRecord("a-1")
 			spoil(&r)
 			if err := s.apply(&change{put: []record{r}}); err != nil {
 				t.Fatal(err)
 			}
-			if err := s.close(); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := New(Options{Dir: dir, StateDir: dir}); err == nil || !strings.Contains(err.Error(), "makes no sense") {
+			if _, err := New(Options{Dir: dir, State: s.state}); err == nil || !strings.Contains(err.Error(), "makes no sense") {
 				t.Error(err)
 			}
 		})
 	}
-	for name, spoil := range map[string]func(tx *bbolt.Tx) error{
-		"version": func(tx *bbolt.Tx) error {
-			return tx.Bucket([]byte(bucketAbout)).Put([]byte("version"), []byte("2"))
-		},
-		"record": func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucketAllocations)).Put([]byte("x"), []byte("{")) },
-		"clean":  func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucketClean)).Put([]byte("x"), []byte("{")) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := store{dir: t.TempDir()}
-			db, err := s.open()
+	for _, bucket := range []string{bucketAllocations, bucketClean} {
+		t.Run(bucket, func(t *testing.T) {
+			s := newStore(t, t.TempDir())
+			err := s.state.Update(func(tx *bbolt.Tx) error {
+				b, err := tx.CreateBucket([]byte(bucket))
+				if err != nil {
+					return err
+				}
+				return b.Put([]byte("x"), []byte("{"))
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := db.Update(spoil); err != nil {
-				t.Fatal(err)
-			}
-			if err := s.close(); err != nil {
-				t.Fatal(err)
-			}
-			again := store{dir: s.dir}
-			t.Cleanup(func() { _ = again.close() })
-			if _, err := again.load(); err == nil {
-				t.Error("no error")
+			if _, err := s.load(); err == nil || !strings.Contains(err.Error(), bucket) {
+				t.Error(err)
 			}
 		})
 	}
@@ -165,22 +169,19 @@ func TestStoreRefuses(t *testing.T) {
 // Who may not write does not even look at the state.
 func TestStoreReadOnly(t *testing.T) {
 	dir := t.TempDir()
-	s := store{dir: dir}
+	s := newStore(t, dir)
 	if err := s.apply(&change{put: []record{testRecord("a-1")}}); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.close() })
-	svc, err := New(Options{Dir: dir, StateDir: dir, ReadOnly: true})
+	svc, err := New(Options{Dir: dir, State: newStore(t, dir).state, ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := svc.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := New(Options{Dir: dir, StateDir: dir}); !errors.Is(err, storage.ErrBusy) {
+	_, err = New(Options{Dir: dir, State: newStore(t, dir).state})
+	if text := fmt.Sprint(err); !errors.Is(err, storage.ErrBusy) || strings.Contains(text, dir) {
 		t.Errorf("the state of somebody else: %v", err)
-	}
-	if text := fmt.Sprint(err); strings.Contains(text, dir) {
-		t.Error(text)
 	}
 }

@@ -138,7 +138,7 @@ func TestCrowdOfWriters(t *testing.T) {
 	}
 	wg.Go(func() {
 		for time.Now().Before(stop) {
-			page, err := svc.List(t.Context(), "", 10)
+			page, err := svc.List(t.Context(), "", 10, nil)
 			if err != nil || len(page.Entries) != 2*images {
 				t.Errorf("%d entries, %v", len(page.Entries), err)
 			}

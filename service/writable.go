@@ -47,7 +47,7 @@ func (h *Handle) Report(err error) {
 		}
 	}
 	if outOfService(err) {
-		h.fail()
+		h.lose()
 	}
 }
 
@@ -65,13 +65,16 @@ func (s *Service) AcquireWritable(ctx context.Context, name string) (*Handle, er
 		if h.Writable() {
 			return h, nil
 		}
-		again, err := h.upgrade(ctx)
+		starting, end := s.trace(ctx, "start writing", name)
+		again, err := h.upgrade(starting)
+		end(err)
 		if err == nil && !again {
 			return h, nil
 		}
 		s.evictIf(again || h.isBroken(), h)
 		h.Release()
 		if err != nil {
+			s.tally.met(err)
 			return nil, named(name, err)
 		}
 	}

@@ -1,57 +1,12 @@
 package test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
-	"net"
-	"os"
-	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/extentd/extentd/storage/nbd/wire"
+	"github.com/extentd/extentd/test/certs"
 )
-
-// A certificate in PEM files, and as Go has it.
-type certificate struct {
-	cert, key string // paths
-	pair      tls.Certificate
-	pool      *x509.CertPool // that trusts it
-}
-
-// selfSigned makes a certificate of 127.0.0.1 for servers and clients, which is
-// an authority itself.
-func selfSigned(t *testing.T, dir, name string) certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	must(t, err)
-	secret, err := x509.MarshalPKCS8PrivateKey(key)
-	must(t, err)
-	c := certificate{cert: filepath.Join(dir, name+".pem"), key: filepath.Join(dir, name+"-key.pem"), pool: x509.NewCertPool()}
-	certText := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	keyText := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})
-	must(t, os.WriteFile(c.cert, certText, 0o600))
-	must(t, os.WriteFile(c.key, keyText, 0o600))
-	c.pair, err = tls.X509KeyPair(certText, keyText)
-	must(t, err)
-	c.pool.AppendCertsFromPEM(certText)
-	return c
-}
 
 // secure begins TLS, and returns what the handshake came to.
 func (c *rawNBD) secure(config *tls.Config) error {
@@ -66,9 +21,9 @@ func (c *rawNBD) secure(config *tls.Config) error {
 // it there is everything but a second STARTTLS.
 func TestNBDRawTLSRequired(t *testing.T) {
 	m := newMaker(t, t.TempDir(), "tls")
-	own := selfSigned(t, m.dir, "server")
-	s := serveShell(t, m, map[string]string{"raw": "raw"}, "--nbd-tls-cert", own.cert, "--nbd-tls-key", own.key)
-	trusting := &tls.Config{RootCAs: own.pool, ServerName: "127.0.0.1"}
+	own := certs.New(t)
+	s := serveShell(t, m, map[string]string{"raw": "raw"}, own.NBD()...)
+	trusting := &tls.Config{RootCAs: own.Pool(), ServerName: "127.0.0.1"}
 	options := map[wire.Option][]byte{
 		wire.OptList: nil, wire.OptInfo: goOf("raw"), wire.OptGo: goOf("raw"), wire.OptStructuredReply: nil, wire.OptExtendedHeaders: nil,
 		wire.OptListMetaContext: metaOf("raw"), wire.OptSetMetaContext: metaOf("raw", wire.BaseAllocation), 4: nil, 99: make([]byte, 100),
@@ -109,8 +64,8 @@ func TestNBDRawTLSRequired(t *testing.T) {
 // in clear after STARTTLS is not taken for what came under TLS.
 func TestNBDRawTLSBroken(t *testing.T) {
 	m := newMaker(t, t.TempDir(), "tls")
-	own := selfSigned(t, m.dir, "server")
-	s := serveShell(t, m, map[string]string{"raw": "raw"}, "--nbd-tls-cert", own.cert, "--nbd-tls-key", own.key)
+	own := certs.New(t)
+	s := serveShell(t, m, map[string]string{"raw": "raw"}, own.NBD()...)
 	c := knock(t, s.nbd[0], usualFlags)
 	c.put(append(wire.AppendOption(nil, wire.OptStartTLS, nil), wire.AppendOption(nil, wire.OptList, nil)...))
 	p := c.take(wire.OptionReplySize)
@@ -126,7 +81,7 @@ func TestNBDRawTLSBroken(t *testing.T) {
 		}
 	}
 	c = knock(t, s.nbd[0], usualFlags)
-	if err := c.secure(&tls.Config{RootCAs: own.pool, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}); err == nil {
+	if err := c.secure(&tls.Config{RootCAs: own.Pool(), ServerName: "127.0.0.1", MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}); err == nil {
 		t.Error("TLS 1.1 is good enough")
 	}
 }
@@ -135,13 +90,13 @@ func TestNBDRawTLSBroken(t *testing.T) {
 // nothing.
 func TestNBDRawTLSClients(t *testing.T) {
 	m := newMaker(t, t.TempDir(), "tls")
-	own, client, stranger := selfSigned(t, m.dir, "server"), selfSigned(t, m.dir, "client"), selfSigned(t, m.dir, "stranger")
+	own, clients, stranger := certs.New(t), certs.New(t), certs.New(t)
 	s := serveShell(t, m, map[string]string{"raw": "raw"},
-		"--nbd-tls-cert", own.cert, "--nbd-tls-key", own.key, "--nbd-tls-client-ca", client.cert)
-	for name, pairs := range map[string][]tls.Certificate{"none": nil, "a stranger's": {stranger.pair}} {
+		append(own.NBD(), "--nbd-tls-client-ca", clients.Path("ca-cert.pem"))...)
+	for name, pairs := range map[string][]tls.Certificate{"none": nil, "a stranger's": {stranger.Pair("client")}} {
 		t.Run(name, func(t *testing.T) {
 			c := knock(t, s.nbd[0], usualFlags)
-			err := c.secure(&tls.Config{RootCAs: own.pool, ServerName: "127.0.0.1", Certificates: pairs})
+			err := c.secure(&tls.Config{RootCAs: own.Pool(), ServerName: "127.0.0.1", Certificates: pairs})
 			if err == nil { // TLS 1.3 tells of it after the handshake
 				_, err = c.option(wire.OptList, nil)
 			}
@@ -151,6 +106,6 @@ func TestNBDRawTLSClients(t *testing.T) {
 		})
 	}
 	c := knock(t, s.nbd[0], usualFlags)
-	must(t, c.secure(&tls.Config{RootCAs: own.pool, ServerName: "127.0.0.1", Certificates: []tls.Certificate{client.pair}}))
+	must(t, c.secure(&tls.Config{RootCAs: own.Pool(), ServerName: "127.0.0.1", Certificates: []tls.Certificate{clients.Pair("client")}}))
 	c.speak(extendedHeaders).choose("raw").alive()
 }

@@ -2,91 +2,34 @@ package test
 
 import (
 	"bytes"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/rsa"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
-	"net"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/extentd/extentd/storage/nbd/wire"
+	"github.com/extentd/extentd/test/certs"
 )
 
-// An authority signs certificates, and lays them out as libnbd and QEMU want
-// them: ca-cert.pem, server-cert.pem, server-key.pem, client-cert.pem and
-// client-key.pem in a directory.
+// An authority has certificates for a server of the tests and its clients.
 type authority struct {
-	t   testing.TB
-	dir string
-	crt *x509.Certificate
-	key crypto.Signer
+	*certs.Authority
+	t testing.TB
 }
 
 func newAuthority(t testing.TB) *authority {
 	t.Helper()
-	a := &authority{t: t, dir: t.TempDir()}
-	a.crt = &x509.Certificate{IsCA: true, KeyUsage: x509.KeyUsageCertSign}
-	a.key = a.sign("ca", a.crt)
-	a.sign("server", &x509.Certificate{
-		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, KeyUsage: x509.KeyUsageDigitalSignature,
-	})
-	a.sign("client", &x509.Certificate{
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, KeyUsage: x509.KeyUsageDigitalSignature,
-	})
-	return a
+	return &authority{certs.New(t), t}
 }
-
-// newKey is an RSA key for the client: those are what certtool makes, and what
-// GnuTLS is choosy with.
-func newKey(name string) (crypto.Signer, error) {
-	if name == "client" {
-		return rsa.GenerateKey(rand.Reader, 2048)
-	}
-	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-}
-
-// sign makes a certificate with a key of its own. The first signs itself.
-func (a *authority) sign(name string, template *x509.Certificate) crypto.Signer {
-	a.t.Helper()
-	key, err := newKey(name)
-	must(a.t, err)
-	template.Subject = pkix.Name{CommonName: name}
-	template.SerialNumber = big.NewInt(time.Now().UnixNano())
-	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	template.BasicConstraintsValid = true
-	signer := a.key
-	if signer == nil {
-		signer = key
-	}
-	crt, err := x509.CreateCertificate(rand.Reader, template, a.crt, key.Public(), signer)
-	must(a.t, err)
-	secret, err := x509.MarshalPKCS8PrivateKey(key)
-	must(a.t, err)
-	must(a.t, os.WriteFile(a.path(name+"-cert.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: crt}), 0o600))
-	must(a.t, os.WriteFile(a.path(name+"-key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600))
-	return key
-}
-
-func (a *authority) path(name string) string { return filepath.Join(a.dir, name) }
 
 // flags are those of a server with its certificate; clients must have one too, if
 // wanted.
 func (a *authority) flags(clients bool) []string {
-	flags := []string{"--nbd", "127.0.0.1:0", "--nbd", "unix:" + nbdSocket(), "--nbd-tls-cert", a.path("server-cert.pem"), "--nbd-tls-key", a.path("server-key.pem")}
+	flags := append(a.NBD(), "--nbd", "127.0.0.1:0", "--nbd", "unix:"+nbdSocket())
 	if clients {
-		flags = append(flags, "--nbd-tls-client-ca", a.path("ca-cert.pem"))
+		flags = append(flags, "--nbd-tls-client-ca", a.Path("ca-cert.pem"))
 	}
 	return flags
 }
@@ -94,7 +37,7 @@ func (a *authority) flags(clients bool) []string {
 // without is a directory of the same authority without the client's certificate.
 func (a *authority) without() string {
 	dir := a.t.TempDir()
-	must(a.t, os.WriteFile(filepath.Join(dir, "ca-cert.pem"), readFile(a.t, a.path("ca-cert.pem")), 0o600))
+	must(a.t, os.WriteFile(filepath.Join(dir, "ca-cert.pem"), readFile(a.t, a.Path("ca-cert.pem")), 0o600))
 	return dir
 }
 
@@ -120,7 +63,7 @@ func TestNBDTLS(t *testing.T) {
 			nothingBefore(t, s, file)
 			for _, address := range s.nbd {
 				throughTLS(t, address, file, want, a)
-				for _, refused := range []string{other.dir, other.without()} {
+				for _, refused := range []string{other.Dir, other.without()} {
 					if !clients && strings.Contains(address, "unix") {
 						continue // libnbd does not verify who serves a socket
 					}
@@ -196,11 +139,11 @@ func (c *nbdClient) startTLS(config *tls.Config, handshake bool) error {
 // throughTLS has libnbd and QEMU work.
 func throughTLS(t *testing.T, address, file, want string, a *authority) {
 	t.Helper()
-	uri := uriOf(address, file, "tls-certificates", a.dir)
+	uri := uriOf(address, file, "tls-certificates", a.Dir)
 	if e := nbdExport(t, uri); e["export-name"] != file {
 		t.Errorf("nbdinfo over TLS: %v", e)
 	}
-	if out := mustTool(t, "nbdinfo", "--list", uriOf(address, "", "tls-certificates", a.dir)); !strings.Contains(out, file) {
+	if out := mustTool(t, "nbdinfo", "--list", uriOf(address, "", "tls-certificates", a.Dir)); !strings.Contains(out, file) {
 		t.Errorf("nbdinfo --list over TLS:\n%s", out)
 	}
 	if !nbdSays(t, "--is", "tls", uri) {
@@ -218,21 +161,17 @@ func throughTLS(t *testing.T, address, file, want string, a *authority) {
 	if socket := u.Query().Get("socket"); socket != "" {
 		node = "driver=nbd,tls-hostname=localhost,server.type=unix,server.path=" + socket
 	}
-	mustTool(t, "qemu-img", "compare", "--object", "tls-creds-x509,id=tls0,endpoint=client,dir="+a.dir,
+	mustTool(t, "qemu-img", "compare", "--object", "tls-creds-x509,id=tls0,endpoint=client,dir="+a.Dir,
 		"--image-opts", node+",tls-creds=tls0,export="+file, "driver=raw,file.driver=file,file.filename="+want)
 }
 
 // onlyWithCertificates: who has none, or one of somebody else, learns nothing.
 func onlyWithCertificates(t *testing.T, s *server, a, other *authority) {
 	t.Helper()
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(readFile(t, a.path("ca-cert.pem")))
 	for what, of := range map[string]*authority{"none": nil, "another's": other, "its own": a} {
-		config := &tls.Config{RootCAs: roots, ServerName: "localhost"}
+		config := &tls.Config{RootCAs: a.Pool(), ServerName: "localhost"}
 		if of != nil {
-			pair, err := tls.LoadX509KeyPair(of.path("client-cert.pem"), of.path("client-key.pem"))
-			must(t, err)
-			config.Certificates = []tls.Certificate{pair}
+			config.Certificates = []tls.Certificate{of.Pair("client")}
 		}
 		c := dialNBD(t, s.nbd[0])
 		err := c.startTLS(config, true)

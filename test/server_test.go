@@ -3,7 +3,9 @@ package test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -91,9 +93,9 @@ func start(t testing.TB, cmd *exec.Cmd) *server {
 		// Stdout is read to its end before Wait, as StdoutPipe demands.
 		scanner := bufio.NewScanner(stdout)
 		for scanner.Scan() {
-			if at := strings.Index(scanner.Text(), "listening on http://"); at >= 0 {
+			if said, found := strings.CutPrefix(scanner.Text(), "listening on "); found {
 				select {
-				case line <- strings.TrimSpace(scanner.Text()[at+len("listening on "):]):
+				case line <- strings.TrimSpace(said):
 				default:
 				}
 			}
@@ -107,6 +109,12 @@ func start(t testing.TB, cmd *exec.Cmd) *server {
 		uris := strings.Fields(said)
 		if len(uris) > 0 {
 			s.url, s.nbd = uris[0], uris[1:]
+		}
+		if path, isUnix := strings.CutPrefix(s.url, "unix:"); isUnix {
+			s.url = "http://localhost"
+			s.client.Transport.(*http.Transport).DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, "unix", path)
+			}
 		}
 		if s.url == "" {
 			t.Fatalf("%s did not start:\n%s", strings.Join(s.cmd.Args, " "), s.stderr)

@@ -15,9 +15,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"syscall"
-
-	"golang.org/x/sys/unix"
+	"time"
 
 	"github.com/extentd/extentd/storage/block"
 )
@@ -29,29 +29,77 @@ type Source interface {
 	Next() (block.Piece, error)
 }
 
-// Wrap returns a listener whose TCP connections send Sources well.
-func Wrap(l net.Listener) net.Listener { return listener{l} }
+// Options say how patient connections are. The zero value waits for ever.
+type Options struct {
+	// Stall is how long a client may take to accept 64 KiB that wait for it, or
+	// less if less waits. Then the connection fails. Default: for ever.
+	Stall time.Duration
+	// Stalled counts the connections that failed so. Default: nobody counts.
+	Stalled *atomic.Int64
+}
 
-type listener struct{ net.Listener }
+// Wrap returns a listener whose connections send Sources well, and fail when
+// their clients do not take what is sent. Connections that are none of a socket,
+// nor around one as NetConn says, are returned as they are.
+func Wrap(l net.Listener, opt Options) net.Listener {
+	if opt.Stalled == nil {
+		opt.Stalled = new(atomic.Int64)
+	}
+	return listener{l, opt}
+}
+
+type listener struct {
+	net.Listener
+	opt Options
+}
 
 func (l listener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	if tcp, ok := c.(*net.TCPConn); ok {
-		return &Conn{TCPConn: tcp}, nil
+	inner := c
+	if outer, ok := c.(interface{ NetConn() net.Conn }); ok {
+		inner = outer.NetConn()
+	}
+	if s, ok := inner.(socket); ok {
+		return newConn(c, s, l.opt)
 	}
 	return c, nil
 }
 
-// A Conn is an accepted connection. net/http writes to it from one goroutine.
-type Conn struct {
-	*net.TCPConn
-	hold bool      // keep the next write for the piece that follows it
-	held []byte    // what is kept
-	vec  [2][]byte // for one gathered write
+// A socket is a *net.TCPConn or a *net.UnixConn.
+type socket interface {
+	net.Conn
+	syscall.Conn
+	CloseWrite() error
 }
+
+// A Conn is an accepted connection. It is written to by one goroutine at a time,
+// as net/http does. It is the accepted one, whose bytes are written to the socket
+// itself.
+type Conn struct {
+	net.Conn
+	socket socket
+	raw    syscall.RawConn
+	hold   bool   // keep the next write for the piece that follows it
+	held   []byte // what is kept
+	out    outgoing
+}
+
+func newConn(c net.Conn, s socket, opt Options) (net.Conn, error) {
+	raw, err := s.SyscallConn()
+	if err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	n := &Conn{Conn: c, socket: s, raw: raw, out: outgoing{opt: opt, left: opt.Stall}}
+	n.out.step = n.push
+	return n, nil
+}
+
+// CloseWrite ends what is sent, while what comes is still read.
+func (c *Conn) CloseWrite() error { return c.socket.CloseWrite() }
 
 type connKey struct{}
 
@@ -92,22 +140,10 @@ func (c *Conn) Write(p []byte) (int, error) {
 		c.held = append(c.held[:0], p...)
 		return len(p), nil
 	}
-	if len(c.held) == 0 {
-		return c.TCPConn.Write(p)
-	}
-	return c.writeHeld(p)
-}
-
-// writeHeld sends what is held and p in one system call, and returns how much
-// of p was sent.
-func (c *Conn) writeHeld(p []byte) (int, error) {
-	head := len(c.held)
-	c.vec = [2][]byte{c.held, p}
+	head := c.held
 	c.held = c.held[:0]
-	bufs := net.Buffers(c.vec[:])
-	n, err := bufs.WriteTo(c.TCPConn)
-	c.vec = [2][]byte{}
-	return max(int(n)-head, 0), err
+	n, err := c.transmit(burst{head: head, data: p})
+	return max(int(n)-len(head), 0), err
 }
 
 // ReadFrom sends src: by its pieces when it is a Source.
@@ -118,7 +154,7 @@ func (c *Conn) ReadFrom(src io.Reader) (int64, error) {
 		if err := c.flush(); err != nil {
 			return 0, err
 		}
-		return c.TCPConn.ReadFrom(src)
+		return io.Copy(struct{ io.Writer }{c}, src)
 	}
 	var sent int64
 	for {
@@ -141,7 +177,7 @@ func (c *Conn) flush() error {
 	if len(c.held) == 0 {
 		return nil
 	}
-	_, err := c.writeHeld(nil)
+	_, err := c.Write(nil)
 	return err
 }
 
@@ -158,51 +194,14 @@ func (c *Conn) send(p block.Piece) (int64, error) {
 
 // sendfile sends n bytes of f from off. A file that ends earlier is an error:
 // the body was promised longer.
-func (c *Conn) sendfile(f syscall.Conn, off, n int64) (int64, error) {
+func (c *Conn) sendfile(f syscall.Conn, off, n int64) (sent int64, err error) {
 	from, err := f.SyscallConn()
 	if err != nil {
 		return 0, err
 	}
-	to, err := c.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var sent int64
-	var sendErr error
-	// Both descriptors are pinned while in use: Control holds the file's,
-	// Write the socket's, and waits for room when the callback says false.
-	err = from.Control(func(in uintptr) {
-		waitErr := to.Write(func(out uintptr) bool {
-			var again bool
-			sent, again, sendErr = sendSome(int(out), int(in), off, n, sent)
-			return !again
-		})
-		if sendErr == nil {
-			sendErr = waitErr
-		}
+	// The file's descriptor is pinned while it is sent from.
+	pinErr := from.Control(func(in uintptr) {
+		sent, err = c.transmit(burst{file: int(in), off: off, length: n})
 	})
-	if err == nil {
-		err = sendErr
-	}
-	return sent, err
-}
-
-// sendSome sends until n bytes are sent, or the socket is full (again).
-func sendSome(out, in int, off, n, sent int64) (total int64, again bool, err error) {
-	for sent < n {
-		at := off + sent
-		k, err := unix.Sendfile(out, in, &at, int(min(n-sent, 1<<30)))
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.EAGAIN):
-			return sent, true, nil
-		case err != nil:
-			return sent, false, &net.OpError{Op: "sendfile", Net: "tcp", Err: err}
-		case k == 0:
-			return sent, false, io.ErrUnexpectedEOF
-		default:
-			sent += int64(k)
-		}
-	}
-	return sent, false, nil
+	return sent, errors.Join(pinErr, err)
 }

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -27,7 +28,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // image is a raw device over a real file with data and holes, and its bytes.
-func image(t *testing.T, size int64) (*block.Device, []byte) {
+func image(t testing.TB, size int64) (*block.Device, []byte) {
 	t.Helper()
 	content := make([]byte, size)
 	seed := rand.Uint64()
@@ -61,7 +62,7 @@ func image(t *testing.T, size int64) (*block.Device, []byte) {
 	return open(t, path), content
 }
 
-func open(t *testing.T, path string) *block.Device {
+func open(t testing.TB, path string) *block.Device {
 	t.Helper()
 	ctx := context.Background()
 	f, err := file.Open(ctx, path, file.Options{})
@@ -102,7 +103,7 @@ func serve(d *block.Device) http.Handler {
 func start(t *testing.T, h http.Handler, configure func(*httptest.Server)) *httptest.Server {
 	t.Helper()
 	srv := httptest.NewUnstartedServer(h)
-	srv.Listener = conn.Wrap(srv.Listener)
+	srv.Listener = conn.Wrap(srv.Listener, conn.Options{Stall: time.Minute})
 	srv.Config.ConnContext = conn.Context
 	if configure == nil {
 		srv.Start()

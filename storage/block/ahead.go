@@ -17,6 +17,23 @@ const (
 	maxWorkers = 8
 )
 
+// aheadOf returns one with as many workers as there are cores, or fewer where
+// there is no plenty of memory; nil if not even for one.
+func aheadOf(ctx context.Context, d *Device, unit int64, memory *holding) *ahead {
+	job := max(unit, jobSize)
+	for workers := min(runtime.GOMAXPROCS(0), maxWorkers); workers > 0; workers /= 2 {
+		packed := int64(workers) * (unpackingParts - 1) * job
+		if memory.spare(int64(jobsOf(workers))*job + packed) {
+			return newAhead(ctx, d, workers)
+		}
+	}
+	return nil
+}
+
+// jobsOf is how many jobs there are at once, so that each worker has one in hand
+// and one waiting.
+func jobsOf(workers int) int { return 2*workers + 1 }
+
 // An ahead unpacks compressed units before they are asked for, on all cores.
 // It belongs to a queue, which stops it.
 type ahead struct {
@@ -25,14 +42,13 @@ type ahead struct {
 	cancel context.CancelFunc
 	work   chan *job
 	wg     sync.WaitGroup
-	most   int    // jobs at once, so that each worker has one in hand and one waiting
+	most   int    // jobs at once
 	jobs   int    // jobs that exist and are not spare
 	spare  []*job // used again
 }
 
-func newAhead(ctx context.Context, d *Device) *ahead {
-	workers := min(runtime.GOMAXPROCS(0), maxWorkers)
-	a := &ahead{d: d, most: 2*workers + 1}
+func newAhead(ctx context.Context, d *Device, workers int) *ahead {
+	a := &ahead{d: d, most: jobsOf(workers)}
 	a.work = make(chan *job, a.most+1)
 	a.ctx, a.cancel = context.WithCancel(ctx)
 	for range workers {

@@ -29,6 +29,9 @@ type Options struct {
 	// UnpackedCache bounds the memory, in bytes, that keeps decompressed
 	// clusters for small reads. Default: 16 MiB; it holds at least one.
 	UnpackedCache int64
+	// Unpacking bounds what reads hold while they decompress clusters, beside
+	// what is kept. Default: no bound.
+	Unpacking Memory
 	// Check verifies every fetch of every layer against the vocabulary's
 	// truth tables. Default: false.
 	Check bool
@@ -52,6 +55,7 @@ type Device struct {
 	units   *unitCache
 	cursors sync.Pool // of *cursor
 	packed  sync.Pool // of *[]byte, packed bytes on their way to an unpacker
+	unpacks unpacking
 
 	limits   atomic.Pointer[limits] // nil until asked for
 	limitsMu sync.Mutex             // held while they are
@@ -105,7 +109,7 @@ func New(layers []storage.Mapper, opt Options) (*Device, error) {
 	if len(layers) == 0 {
 		return nil, fmt.Errorf("block: %w: a device without layers", storage.ErrContract)
 	}
-	d := &Device{nodes: opt.Nodes, changing: opt.Changing}
+	d := &Device{nodes: opt.Nodes, changing: opt.Changing, unpacks: unpacking{opt.Unpacking}}
 	d.top, _ = layers[0].(storage.Limiter)
 	d.mapper, _ = layers[0].(storage.WritableMapper)
 	d.resizer, _ = layers[0].(storage.Resizer)
@@ -139,6 +143,10 @@ func New(layers []storage.Mapper, opt Options) (*Device, error) {
 
 // Size is the virtual size in bytes: the top layer's.
 func (d *Device) Size() int64 { return d.size.Load() }
+
+// UnpackedStats counts how often a small read found its compressed unit unpacked,
+// and how often it had to unpack it.
+func (d *Device) UnpackedStats() (hits, misses uint64) { return d.units.stats() }
 
 // Depth is the number of layers.
 func (d *Device) Depth() int { return len(d.layers) }

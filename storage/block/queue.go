@@ -111,13 +111,10 @@ func (q *queue) scanOne() {
 	}
 	q.scan = m.End()
 	unpacker := q.s.d.layers[m.Depth].unpacker
-	if m.Flags&storage.Compressed == 0 || unpacker == nil {
+	if m.Flags&storage.Compressed == 0 || unpacker == nil || !q.goAhead(unpacker.PackedUnit()) {
 		q.dispatch()
 		q.ring = append(q.ring, segment{m: m, end: m.End(), section: q.s.cursor.section})
 		return
-	}
-	if q.ahead == nil {
-		q.ahead = newAhead(q.s.ctx, q.s.d)
 	}
 	if q.open == nil || !q.open.takes(&m) {
 		q.dispatch()
@@ -128,6 +125,15 @@ func (q *queue) scanOne() {
 	if q.open.full() {
 		q.dispatch()
 	}
+}
+
+// goAhead makes sure that there are workers, unless there is no memory for them:
+// then units are unpacked as they are read.
+func (q *queue) goAhead(unit int64) bool {
+	if q.ahead == nil {
+		q.ahead = aheadOf(q.s.ctx, q.s.d, unit, &q.s.memory)
+	}
+	return q.ahead != nil
 }
 
 // dispatch gives the open job to the workers.

@@ -94,10 +94,22 @@ func (c *cursor) readPacked(ctx context.Context, m *storage.Mapping, p []byte) e
 	}
 	unit := unpacker.PackedUnit()
 	skip := m.Offset & (unit - 1)
-	if int64(len(p)) == unit { // a whole unit: no use in keeping it
+	key := unitKey{m.Depth, m.Offset - skip}
+	if int64(len(p)) < unit { // of a whole unit there is no use in keeping it
+		if u := d.units.pin(key, m.NodeOffset, unit); u != nil {
+			copy(p, u.data[skip:])
+			d.units.release(u)
+			return nil
+		}
+	}
+	if err := d.unpacks.begin(ctx, unit); err != nil {
+		return err
+	}
+	defer d.unpacks.end(unit)
+	if int64(len(p)) == unit {
 		return d.unpack(ctx, unpacker, m, p)
 	}
-	u, hit := d.units.get(unitKey{m.Depth, m.Offset - skip}, m.NodeOffset, unit)
+	u, hit := d.units.get(key, m.NodeOffset, unit)
 	if !hit {
 		if err := d.unpack(ctx, unpacker, m, u.data); err != nil {
 			d.units.release(u)

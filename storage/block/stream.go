@@ -46,7 +46,8 @@ type Stream struct {
 	rest   []byte  // read but not yet handed out
 	cursor *cursor // nil until the range is longer than the first read
 	queue  *queue  // likewise
-	err    error   // what failed; kept
+	memory holding
+	err    error // what failed; kept
 }
 
 var (
@@ -69,10 +70,17 @@ var zeros = make([]byte, zeroChunk)
 // anything is sent. Bounds and alignment are those of ReadAt. ctx is honoured
 // between pieces for as long as the stream lives.
 func (d *Device) Stream(ctx context.Context, off, n int64) (*Stream, error) {
+	return d.StreamWithin(ctx, off, n, nil)
+}
+
+// StreamWithin returns a stream that takes from memory what its buffers need
+// beyond StreamLeast, which the caller has taken. It does with that where there is
+// no plenty.
+func (d *Device) StreamWithin(ctx context.Context, off, n int64, memory Memory) (*Stream, error) {
 	if err := d.Check(ctx, off, n); err != nil {
 		return nil, err
 	}
-	s := &Stream{d: d, ctx: ctx, off: off, end: off + n}
+	s := &Stream{d: d, ctx: ctx, off: off, end: off + n, memory: holding{memory: memory}}
 	if err := s.prime(); err != nil {
 		_ = s.Close()
 		return nil, err
@@ -94,7 +102,7 @@ func (s *Stream) prime() error {
 		s.off = s.end
 		return nil
 	}
-	s.buf = longBuffers.Get().(*[]byte)
+	s.buf = s.gather()
 	s.cursor = s.d.cursor(true)
 	s.queue = newQueue(s)
 	defer s.cursor.release()
@@ -109,6 +117,14 @@ func (s *Stream) prime() error {
 	p, err := s.produce(false)
 	s.rest = p.Data
 	return err
+}
+
+// gather is a buffer for more than the first read.
+func (s *Stream) gather() *[]byte {
+	if s.memory.spare(gatherSize - StreamLeast) {
+		return longBuffers.Get().(*[]byte)
+	}
+	return shortBuffers.Get().(*[]byte)
 }
 
 // Next returns the next piece, io.EOF after the last.
@@ -200,6 +216,12 @@ func sendable(m *storage.Mapping) syscall.Conn {
 	return f
 }
 
+// A sendWatcher is a file that wants to know which of its ranges are handed out to
+// be sent from, since nobody reads them.
+type sendWatcher interface {
+	Sending(ctx context.Context, off, n int64)
+}
+
 // piece hands out the front of the queue, or its beginning, by itself.
 func (s *Stream) piece(front *segment) (Piece, error) {
 	if front.job != nil {
@@ -226,6 +248,9 @@ func (s *Stream) piece(front *segment) (Piece, error) {
 			return s.fail(err)
 		}
 		return Piece{Data: (*s.buf)[:n]}, nil
+	}
+	if w, watches := front.m.Node.File().(sendWatcher); watches {
+		w.Sending(s.ctx, front.m.NodeOffset, n)
 	}
 	p := Piece{File: sendable(&front.m), Offset: front.m.NodeOffset, Length: n}
 	s.advance(front, n)
@@ -299,6 +324,7 @@ func (s *Stream) Close() error {
 		}
 		s.buf, s.rest = nil, nil
 	}
+	s.memory.put()
 	s.off, s.err = s.end, io.ErrClosedPipe
 	return nil
 }

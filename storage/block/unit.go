@@ -38,6 +38,8 @@ type unitCache struct {
 	units map[unitKey]*unit
 	order *list.List // of *unit, the last used first
 	spare [][]byte   // a few buffers of evicted units
+
+	hits, misses uint64 // of get
 }
 
 // spareUnits is how many buffers are kept for the next miss.
@@ -53,11 +55,10 @@ func newUnitCache(most int64) *unitCache {
 func (c *unitCache) get(key unitKey, at, size int64) (*unit, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if u := c.units[key]; u != nil && u.at == at && int64(len(u.data)) == size {
-		u.pins++
-		c.order.MoveToFront(u.cached)
+	if u := c.find(key, at, size); u != nil {
 		return u, true
 	}
+	c.misses++
 	for i, b := range c.spare {
 		if int64(len(b)) == size {
 			last := len(c.spare) - 1
@@ -67,6 +68,32 @@ func (c *unitCache) get(key unitKey, at, size int64) (*unit, bool) {
 		}
 	}
 	return &unit{key: key, at: at, data: make([]byte, size), pins: 1}, false
+}
+
+// pin returns the pinned unit of the key, or nil.
+func (c *unitCache) pin(key unitKey, at, size int64) *unit {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.find(key, at, size)
+}
+
+// find is called with mu held.
+func (c *unitCache) find(key unitKey, at, size int64) *unit {
+	u := c.units[key]
+	if u == nil || u.at != at || int64(len(u.data)) != size {
+		return nil
+	}
+	u.pins++
+	c.order.MoveToFront(u.cached)
+	c.hits++
+	return u
+}
+
+// stats are how often get has found a unit, and how often not.
+func (c *unitCache) stats() (hits, misses uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hits, c.misses
 }
 
 // add puts a filled unit, still pinned, into the cache. When another reader was
@@ -125,9 +152,11 @@ func (c *unitCache) release(u *unit) {
 	c.reuse(u)
 }
 
-// reuse keeps the buffer of a unit that nobody can reach any more.
+// reuse keeps the buffer of a unit that nobody can reach any more, but of large
+// ones a single one.
 func (c *unitCache) reuse(u *unit) {
-	if u.cached == nil && u.pins == 0 && len(c.spare) < spareUnits {
+	most := max(1, min(spareUnits, c.most/int64(len(u.data))/4))
+	if u.cached == nil && u.pins == 0 && int64(len(c.spare)) < most {
 		c.spare = append(c.spare, u.data)
 		u.data = nil
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/extentd/extentd/api"
 	"github.com/extentd/extentd/service"
+	"github.com/extentd/extentd/state"
 	"github.com/extentd/extentd/storage"
 	"github.com/extentd/extentd/storage/http"
 	"github.com/extentd/extentd/storage/storagetest"
@@ -33,8 +34,14 @@ type extentd struct {
 func startExtentd(t *testing.T) *extentd {
 	t.Helper()
 	e := &extentd{dir: t.TempDir()}
+	db := state.New(filepath.Join(e.dir, ".extentd"))
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	svc, err := service.New(service.Options{
-		Dir: e.dir, StateDir: filepath.Join(e.dir, ".extentd"), Recheck: -1,
+		Dir: e.dir, State: db, Recheck: -1,
 		Formats: map[string]service.Driver{"raw": service.RawDriver()},
 	})
 	if err != nil {

@@ -2,16 +2,9 @@ package nbd_test
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -24,6 +17,7 @@ import (
 	"github.com/extentd/extentd/storage"
 	"github.com/extentd/extentd/storage/nbd"
 	"github.com/extentd/extentd/storage/storagetest"
+	"github.com/extentd/extentd/test/certs"
 )
 
 // A server that fails now and then fails what it fails, and nothing else.
@@ -107,44 +101,10 @@ func TestKilled(t *testing.T) {
 	is(t, "flush", f.Flush(t.Context()), nil)
 }
 
-// authority makes a certificate for a name, and a directory as qemu and nbdkit want
-// it.
-func authority(t *testing.T, name string) (dir string, pool *x509.CertPool) {
-	t.Helper()
-	dir = directory(t)
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign | x509.KeyUsageKeyEncipherment,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	for file, text := range map[string][]byte{
-		"ca-cert.pem": cert, "server-cert.pem": cert,
-		"server-key.pem": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}),
-	} {
-		if err := os.WriteFile(filepath.Join(dir, file), text, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	pool = x509.NewCertPool()
-	pool.AppendCertsFromPEM(cert)
-	return dir, pool
-}
-
 func TestTLS(t *testing.T) {
-	dir, pool := authority(t, "store.example")
+	a := certs.In(t, directory(t))
+	a.Server("store.example")
+	dir, pool := a.Dir, a.Pool()
 	secure := func(plain, hostname string) nbd.Options {
 		opt := options("nbds" + plain[len("nbd"):] + "&tls-hostname=" + url.QueryEscape(hostname))
 		opt.TLS = &tls.Config{RootCAs: pool}

@@ -61,7 +61,9 @@ func (i *Image) checkFetch(off, n int64, size guestOffset) error {
 func (i *Image) fetchAt(ctx context.Context, at guestOffset, r *request) (guestOffset, error) {
 	key := int64(at >> i.sliceSpanBits)
 	s := i.l2.lookup(key)
-	if s == nil {
+	if s != nil {
+		i.hits.add()
+	} else {
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
@@ -150,6 +152,7 @@ func (i *Image) loadSlice(ctx context.Context, key int64) (*slice, error) {
 func (i *Image) loadPiece(ctx context.Context, at hostOffset) ([]uint64, error) {
 	buf := i.reads.Get().(*[]byte)
 	defer i.reads.Put(buf)
+	i.misses.Add(1)
 	if err := i.src.read(ctx, *buf, at); err != nil {
 		return nil, err
 	}

@@ -45,6 +45,8 @@ type Image struct {
 	l2       *cache                // of slices of L2 tables, by number: the guest offset of their first cluster, over what a slice maps
 	reads    sync.Pool             // of *[]byte, one piece of a table each
 	codec    codec.Codec
+	hits     tally         // of l2, by fetches
+	misses   atomic.Uint64 // pieces that were read
 
 	prealloc preallocation
 	closed   atomic.Bool
