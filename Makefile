@@ -26,7 +26,7 @@ SOAK         ?= 1h
 # What the tests and the benchmarks run beside extentd, as COMMAND:DEBIAN-PACKAGE.
 # The race detector needs a C compiler; the product does not.
 TEST_NEEDS  := qemu-img:qemu-utils curl:curl nginx:nginx-light gcc:gcc gcc:libc6-dev \
-	nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdsh:python3-libnbd nbdkit:nbdkit fio:fio
+	nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdsh:python3-libnbd nbdkit:nbdkit fio:fio xxd:xxd
 NODE_NEEDS  := node:nodejs npm:npm
 PYTHON_NEEDS := python3:python3 python3/venv:python3-venv python3/ensurepip:python3-venv
 BENCH_NEEDS := nginx:nginx-light wrk:wrk curl:curl nbdcopy:libnbd-bin nbdkit:nbdkit fio:fio qemu-img:qemu-utils

@@ -237,6 +237,8 @@ func TestCopyChangingSource(t *testing.T) {
 	if files, _ := filepath.Glob(e.path(e.file)); len(files) > 0 {
 		t.Errorf("%v is there", files)
 	}
+	refuseCopy(t, e.dir, "the source has changed", e.args[0], e.s.url+"/made.raw")
+	e.s.expectProblem(t, http.StatusNotFound, "not-found", "/v1/images/made.raw")
 	copyImage(t, e.dir, append([]string{"--allow-changes"}, e.args...)...)
 	close(stop)
 	wg.Wait()
