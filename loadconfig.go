@@ -51,7 +51,7 @@ func (c *LoadConfig) check() error {
 		return fmt.Errorf("max-memory is %v, must be at least %v", c.memory, byteSize(leastMaxMemory))
 	case c.MaxConnections < 1:
 		return fmt.Errorf("max-connections is %d, must be at least 1", c.MaxConnections)
-	case c.Rate < 0 || c.Rate > 1e9:
+	case !(c.Rate >= 0 && c.Rate <= 1e9): // it may be no number
 		return fmt.Errorf("rate is %v, must be from 0 to 1,000,000,000", c.Rate)
 	case c.Burst < 0:
 		return fmt.Errorf("burst is %d, must not be negative", c.Burst)

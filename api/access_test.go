@@ -302,3 +302,21 @@ func TestCreationNeedsItsBacking(t *testing.T) {
 	create(auth.Create, `{"name":"mine.raw","format":"raw","backing":"mine.raw"}`).problem(t, 403, "forbidden")
 	create(auth.All, `{"name":"mine.raw","format":"raw","size":1,"data_file":"theirs.raw"}`).problem(t, 403, "forbidden")
 }
+
+// TestTicketsAreNotSentBack: a ticket in a path, where its id belongs, is in no
+// answer and no log.
+func TestTicketsAreNotSentBack(t *testing.T) {
+	f := guarded(t)
+	const secret = "extentd_ticket_1_AAAA.BBBB"
+	for _, path := range []string{"/v1/tickets/" + secret, "/v1/images/" + secret, "/v1/" + secret, "/v1/tickets/extentd%5Fticket_1_AAAA.BBBB"} {
+		for _, method := range []string{"DELETE", "GET"} {
+			a := f.do(t, method, path, "Authorization", "Bearer "+tokenFor(auth.All))
+			if strings.Contains(string(a.body), "BBBB") {
+				t.Errorf("%s %s: %s", method, path, a.body)
+			}
+		}
+	}
+	if strings.Contains(f.log.String(), "BBBB") {
+		t.Errorf("the log:\n%s", f.log)
+	}
+}

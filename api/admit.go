@@ -10,10 +10,17 @@ import (
 	"github.com/extentd/extentd/load"
 )
 
+// scraped is the one path that has no bound, and asks who calls: it is for who
+// looks what is wrong.
+const scraped = "/metrics"
+
 // admit lets a request pass that its client may make now, and for which there is
 // room. Its error wraps load.ErrTooMany or load.ErrBusy. done is called when the
 // request has been answered.
 func (s *server) admit(_ http.ResponseWriter, r *http.Request) (done func(), err error) {
+	if r.URL.Path == scraped {
+		return func() {}, nil
+	}
 	if rates := s.opt.Load.Rates(); rates != nil {
 		if err := rates.Allow(clientOf(r)); err != nil {
 			return nil, err

@@ -1080,8 +1080,8 @@ type ServerInterface interface {
 	// (POST /v1/tickets)
 	MintTicket(w http.ResponseWriter, r *http.Request, params MintTicketParams)
 	// RevokeTicket Revoke a ticket
-	// (DELETE /v1/tickets/{ticket})
-	RevokeTicket(w http.ResponseWriter, r *http.Request, ticket TicketID)
+	// (DELETE /v1/tickets/{id})
+	RevokeTicket(w http.ResponseWriter, r *http.Request, id TicketID)
 }
 
 // Unimplemented server implementation that returns http.StatusNotImplemented for each endpoint.
@@ -1191,8 +1191,8 @@ func (_ Unimplemented) MintTicket(w http.ResponseWriter, r *http.Request, params
 }
 
 // RevokeTicket Revoke a ticket
-// (DELETE /v1/tickets/{ticket})
-func (_ Unimplemented) RevokeTicket(w http.ResponseWriter, r *http.Request, ticket TicketID) {
+// (DELETE /v1/tickets/{id})
+func (_ Unimplemented) RevokeTicket(w http.ResponseWriter, r *http.Request, id TicketID) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -2043,17 +2043,17 @@ func (siw *ServerInterfaceWrapper) RevokeTicket(w http.ResponseWriter, r *http.R
 	var err error
 	_ = err
 
-	// ------------- Path parameter "ticket" -------------
-	var ticket TicketID
+	// ------------- Path parameter "id" -------------
+	var id TicketID
 
-	err = runtime.BindStyledParameterWithOptions("simple", "ticket", chi.URLParam(r, "ticket"), &ticket, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
 	if err != nil {
-		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "ticket", Err: err})
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
 		return
 	}
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.RevokeTicket(w, r, ticket)
+		siw.Handler.RevokeTicket(w, r, id)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2228,7 +2228,7 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Post(options.BaseURL+"/v1/tickets", wrapper.MintTicket)
 	})
 	r.Group(func(r chi.Router) {
-		r.Delete(options.BaseURL+"/v1/tickets/{ticket}", wrapper.RevokeTicket)
+		r.Delete(options.BaseURL+"/v1/tickets/{id}", wrapper.RevokeTicket)
 	})
 
 	return r
@@ -5849,7 +5849,7 @@ func (response MintTicket507ApplicationProblemPlusJSONResponse) VisitMintTicketR
 }
 
 type RevokeTicketRequestObject struct {
-	Ticket TicketID `json:"ticket"`
+	Id TicketID `json:"id"`
 }
 
 type RevokeTicketResponseObject interface {
@@ -6033,7 +6033,7 @@ type StrictServerInterface interface {
 	// (POST /v1/tickets)
 	MintTicket(ctx context.Context, request MintTicketRequestObject) (MintTicketResponseObject, error)
 	// RevokeTicket Revoke a ticket
-	// (DELETE /v1/tickets/{ticket})
+	// (DELETE /v1/tickets/{id})
 	RevokeTicket(ctx context.Context, request RevokeTicketRequestObject) (RevokeTicketResponseObject, error)
 }
 
@@ -6604,10 +6604,10 @@ func (sh *strictHandler) MintTicket(w http.ResponseWriter, r *http.Request, para
 }
 
 // RevokeTicket operation middleware
-func (sh *strictHandler) RevokeTicket(w http.ResponseWriter, r *http.Request, ticket TicketID) {
+func (sh *strictHandler) RevokeTicket(w http.ResponseWriter, r *http.Request, id TicketID) {
 	var request RevokeTicketRequestObject
 
-	request.Ticket = ticket
+	request.Id = id
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.RevokeTicket(ctx, request.(RevokeTicketRequestObject))

@@ -8,6 +8,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/extentd/extentd/audit"
+	"github.com/extentd/extentd/auth"
 )
 
 // changes reports whether requests of a method may change something.
@@ -100,7 +101,7 @@ func changeOf(request any) *audit.Change {
 		}
 		return c
 	case RevokeTicketRequestObject:
-		return &audit.Change{Ticket: plain(r.Ticket)}
+		return &audit.Change{Ticket: plain(auth.Mask(r.Id))}
 	}
 	return nil
 }

@@ -104,7 +104,7 @@ func TestAuditChanges(t *testing.T) {
 		`{"allocation":"a-1"}`:                DeleteAllocationRequestObject{Allocation: "a-1"},
 		`{"updates":2}`:                       UpdateMappingsRequestObject{Body: &MappingUpdates{Updates: make([]MappingUpdate, 2)}},
 		`{"name":"a.qcow2","verbs":["read"]}`: MintTicketRequestObject{Body: &TicketRequest{Image: "a.qcow2", Verbs: []Verb{"read"}}},
-		`{"ticket":"t-1"}`:                    RevokeTicketRequestObject{Ticket: "t-1"},
+		`{"ticket":"t-1"}`:                    RevokeTicketRequestObject{Id: "t-1"},
 		`null`:                                FlushDataRequestObject{},
 		`null `:                               DeleteImageRequestObject{},
 		`{"size":1048576} `:                   PatchImageRequestObject{ApplicationMergePatchPlusJSONBody: &ImagePatch{Size: &size}},

@@ -138,6 +138,15 @@ func credential(r *http.Request) (string, error) {
 	return tickets[0], nil
 }
 
+// pathOf is the path of the request as it is logged and answered: without a secret
+// that somebody has put there.
+func pathOf(r *http.Request) string {
+	if masked := auth.Mask(r.URL.Path); masked != r.URL.Path {
+		return (&url.URL{Path: masked}).EscapedPath()
+	}
+	return r.URL.EscapedPath()
+}
+
 // authorise makes sure that the caller may do what a route is for. An image that
 // the caller may know nothing of is one that is not there.
 func authorise(a *access, r *http.Request) error {

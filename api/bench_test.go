@@ -81,7 +81,7 @@ const stripes = 1 << 18
 
 // writeStripedQCOW2 writes an image with 4 KiB clusters of which every other one
 // is allocated. It has no refcounts: it is for reading alone.
-func writeStripedQCOW2(b *testing.B, path string) {
+func writeStripedQCOW2(b testing.TB, path string) {
 	b.Helper()
 	const cluster, entries = 4096, 4096 / 8
 	const tables = stripes / entries

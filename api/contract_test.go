@@ -123,7 +123,7 @@ func TestAnswersKeepTheContract(t *testing.T) {
 	c.check(503, "GET", "/readyz", "")
 	for path, item := range doc.Paths.Map() {
 		for method := range item.Operations() {
-			c.check(403, method, path, "", "image", "disk.raw", "allocation", "x", "ticket", "x", "Host", "attacker.example")
+			c.check(403, method, path, "", "image", "disk.raw", "allocation", "x", "id", "x", "Host", "attacker.example")
 		}
 	}
 	contractTickets(c)
@@ -168,7 +168,7 @@ func (c *contract) check(status int, method, pattern, query string, pairs ...str
 	var body []byte
 	for i := 0; i < len(pairs); i += 2 {
 		switch pairs[i] {
-		case "image", "allocation", "ticket":
+		case "image", "allocation", "id":
 			path = strings.Replace(path, "{"+pairs[i]+"}", url.PathEscape(pairs[i+1]), 1)
 		case "body":
 			body = []byte(pairs[i+1])

@@ -106,7 +106,7 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request, e *entry, next h
 	}
 	if err != nil { // the client is told all the same what became of this one
 		s.log.LogAttrs(ctx, slog.LevelError, "the answer to an Idempotency-Key could not be kept",
-			slog.String("request", requestID(w)), slog.String("path", r.URL.EscapedPath()), slog.Any("error", err))
+			slog.String("request", requestID(w)), slog.String("path", pathOf(r)), slog.Any("error", err))
 	}
 	return a
 }

@@ -101,7 +101,7 @@ func (o *observed) finish(r *http.Request, resp *response, span traced, took tim
 	span.end(r, o.pattern, resp, aborted)
 	if o.s.log.Enabled(ctx, slog.LevelDebug) {
 		o.s.log.LogAttrs(ctx, slog.LevelDebug, "request",
-			slog.String("request", resp.id[0]), slog.String("method", r.Method), slog.String("path", r.URL.EscapedPath()),
+			slog.String("request", resp.id[0]), slog.String("method", r.Method), slog.String("path", pathOf(r)),
 			slog.String("remote", r.RemoteAddr), slog.Int("status", resp.status), slog.Int64("bytes", resp.sent), slog.Int64("received", resp.read),
 			slog.Duration("took", took), slog.Bool("aborted", aborted))
 	}
@@ -239,6 +239,6 @@ func (s *server) abort(w http.ResponseWriter, r *http.Request, err error) {
 		level = slog.LevelDebug
 	}
 	s.log.LogAttrs(r.Context(), level, "body not sent to its end",
-		slog.String("request", requestID(w)), slog.String("path", r.URL.EscapedPath()), slog.Any("error", err))
+		slog.String("request", requestID(w)), slog.String("path", pathOf(r)), slog.Any("error", err))
 	panic(http.ErrAbortHandler)
 }

@@ -167,7 +167,7 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		panic(http.ErrAbortHandler)
 	}
-	p := problemOf(err, r.URL.EscapedPath(), requestID(w))
+	p := problemOf(err, pathOf(r), requestID(w))
 	if resp, ok := w.(*response); ok {
 		resp.problem = p.Type
 	}

@@ -90,7 +90,7 @@ func allocationRoutes(s *server, c *ServerInterfaceWrapper) []route {
 func ticketRoutes(c *ServerInterfaceWrapper) []route {
 	return []route{
 		{http.MethodPost, "/v1/tickets", known(), nil, bodyOf[TicketRequest](maxBody, mediaJSON), c.MintTicket, true},
-		{http.MethodDelete, "/v1/tickets/{ticket}", known(), nil, nil, c.RevokeTicket, false},
+		{http.MethodDelete, "/v1/tickets/{id}", known(), nil, nil, c.RevokeTicket, false},
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/extentd/extentd/auth"
 	"github.com/extentd/extentd/telemetry"
 )
 
@@ -131,7 +132,7 @@ func (t traced) end(r *http.Request, pattern string, resp *response, aborted boo
 		t.span.SetAttributes(
 			attribute.String("http.request.method", plain(r.Method)),
 			attribute.String("http.route", pattern),
-			attribute.String("url.path", r.URL.Path),
+			attribute.String("url.path", auth.Mask(r.URL.Path)),
 			attribute.Int("http.response.status_code", resp.status),
 			attribute.Int64("http.response.body.size", resp.sent),
 			attribute.Int64("http.request.body.size", resp.read),

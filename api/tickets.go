@@ -54,12 +54,12 @@ func ticketRequest(b *TicketRequest) (auth.TicketRequest, error) {
 	return r, nil
 }
 
-// RevokeTicket implements DELETE /v1/tickets/{ticket}.
+// RevokeTicket implements DELETE /v1/tickets/{id}.
 func (s *server) RevokeTicket(ctx context.Context, request RevokeTicketRequestObject) (RevokeTicketResponseObject, error) {
 	if s.opt.Guard == nil {
-		return nil, fmt.Errorf("ticket %q: %w", shorten(request.Ticket), storage.ErrNotFound)
+		return nil, fmt.Errorf("ticket %q: %w", shorten(request.Id), storage.ErrNotFound)
 	}
-	if err := s.opt.Guard.Revoke(ctx, auth.FromContext(ctx), request.Ticket); err != nil {
+	if err := s.opt.Guard.Revoke(ctx, auth.FromContext(ctx), request.Id); err != nil {
 		return nil, err
 	}
 	return RevokeTicket204Response{}, nil

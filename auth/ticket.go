@@ -130,3 +130,13 @@ func (g *Guard) ticket(r *rules, h handle, secret string, now time.Time) (*Calle
 // IsTicket reports whether a secret is meant to be a ticket: it need not be one that
 // is good.
 func IsTicket(secret string) bool { return strings.HasPrefix(secret, ticketPrefix) }
+
+// Mask is a text of a stranger's with what looks like a ticket in it left out, for
+// logs and answers.
+func Mask(text string) string {
+	before, _, found := strings.Cut(text, ticketPrefix)
+	if !found {
+		return text
+	}
+	return before + ticketPrefix + "..."
+}

@@ -1557,8 +1557,8 @@ type ClientInterface interface {
 	// Whoever minted it may, and who may `admin` its image. Requests under way
 	// go on.
 	//
-	// Corresponds with DELETE /v1/tickets/{ticket} (the `RevokeTicket` operationId).
-	RevokeTicket(ctx context.Context, ticket TicketID, reqEditors ...RequestEditorFn) (*http.Response, error)
+	// Corresponds with DELETE /v1/tickets/{id} (the `RevokeTicket` operationId).
+	RevokeTicket(ctx context.Context, id TicketID, reqEditors ...RequestEditorFn) (*http.Response, error)
 }
 
 // GetHealth Whether the process is alive
@@ -2305,9 +2305,9 @@ func (c *Client) MintTicket(ctx context.Context, params *MintTicketParams, body 
 // Whoever minted it may, and who may `admin` its image. Requests under way
 // go on.
 //
-// Corresponds with DELETE /v1/tickets/{ticket} (the `RevokeTicket` operationId).
-func (c *Client) RevokeTicket(ctx context.Context, ticket TicketID, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewRevokeTicketRequest(c.Server, ticket)
+// Corresponds with DELETE /v1/tickets/{id} (the `RevokeTicket` operationId).
+func (c *Client) RevokeTicket(ctx context.Context, id TicketID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRevokeTicketRequest(c.Server, id)
 	if err != nil {
 		return nil, err
 	}
@@ -3704,12 +3704,12 @@ func NewMintTicketRequestWithBody(server string, params *MintTicketParams, conte
 }
 
 // NewRevokeTicketRequest constructs an http.Request for the RevokeTicket method
-func NewRevokeTicketRequest(server string, ticket TicketID) (*http.Request, error) {
+func NewRevokeTicketRequest(server string, id TicketID) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
 
-	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "ticket", ticket, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
 	if err != nil {
 		return nil, err
 	}
@@ -4213,8 +4213,8 @@ type ClientWithResponsesInterface interface {
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
-	// Corresponds with DELETE /v1/tickets/{ticket} (the `RevokeTicket` operationId).
-	RevokeTicketWithResponse(ctx context.Context, ticket TicketID, reqEditors ...RequestEditorFn) (*RevokeTicketResponse, error)
+	// Corresponds with DELETE /v1/tickets/{id} (the `RevokeTicket` operationId).
+	RevokeTicketWithResponse(ctx context.Context, id TicketID, reqEditors ...RequestEditorFn) (*RevokeTicketResponse, error)
 }
 
 type GetHealthResponse struct {
@@ -4275,11 +4275,6 @@ type GetMetricsResponse429Headers struct {
 	RetryAfter int
 }
 
-// GetMetricsResponse503Headers the declared response headers of an HTTP 503 response for GetMetrics
-type GetMetricsResponse503Headers struct {
-	RetryAfter int
-}
-
 type GetMetricsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -4291,14 +4286,10 @@ type GetMetricsResponse struct {
 	ApplicationproblemJSON403 *Forbidden
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooManyRequests
-	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Overloaded
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *GetMetricsResponse401Headers
 	// Headers429 the parsed response headers for an HTTP 429 response
 	Headers429 *GetMetricsResponse429Headers
-	// Headers503 the parsed response headers for an HTTP 503 response
-	Headers503 *GetMetricsResponse503Headers
 }
 
 // GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
@@ -4319,11 +4310,6 @@ func (r GetMetricsResponse) GetApplicationproblemJSON403() *Forbidden {
 // GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
 func (r GetMetricsResponse) GetApplicationproblemJSON429() *TooManyRequests {
 	return r.ApplicationproblemJSON429
-}
-
-// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r GetMetricsResponse) GetApplicationproblemJSON503() *Overloaded {
-	return r.ApplicationproblemJSON503
 }
 
 // GetBody returns the raw response body bytes
@@ -8171,9 +8157,9 @@ func (c *ClientWithResponses) MintTicketWithResponse(ctx context.Context, params
 //
 // Returns a wrapper object for the known response body format(s).
 //
-// Corresponds with DELETE /v1/tickets/{ticket} (the `RevokeTicket` operationId).
-func (c *ClientWithResponses) RevokeTicketWithResponse(ctx context.Context, ticket TicketID, reqEditors ...RequestEditorFn) (*RevokeTicketResponse, error) {
-	rsp, err := c.RevokeTicket(ctx, ticket, reqEditors...)
+// Corresponds with DELETE /v1/tickets/{id} (the `RevokeTicket` operationId).
+func (c *ClientWithResponses) RevokeTicketWithResponse(ctx context.Context, id TicketID, reqEditors ...RequestEditorFn) (*RevokeTicketResponse, error) {
+	rsp, err := c.RevokeTicket(ctx, id, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -8255,13 +8241,6 @@ func ParseGetMetricsResponse(rsp *http.Response) (*GetMetricsResponse, error) {
 		}
 		response.ApplicationproblemJSON429 = &dest
 
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Overloaded
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON503 = &dest
-
 	}
 
 	switch {
@@ -8285,16 +8264,6 @@ func ParseGetMetricsResponse(rsp *http.Response) (*GetMetricsResponse, error) {
 			headers.RetryAfter = value
 		}
 		response.Headers429 = &headers
-	case rsp.StatusCode == 503:
-		var headers GetMetricsResponse503Headers
-		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
-			var value int
-			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
-				return nil, err
-			}
-			headers.RetryAfter = value
-		}
-		response.Headers503 = &headers
 	}
 
 	return response, nil

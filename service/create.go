@@ -212,6 +212,9 @@ func CreateFile(ctx context.Context, path string, driver Driver, opt CreateOptio
 // createFiles makes the files of an image. They get their names last, the
 // image's after that of what it needs.
 func createFiles(ctx context.Context, dir *file.Dir, driver Driver, opt CreateOptions) (err error) {
+	if err := checkSpace(dir, &opt.CreateRequest); err != nil {
+		return err
+	}
 	image, err := dir.Create(ctx, opt.Name)
 	if err != nil {
 		return err
@@ -238,6 +241,19 @@ func createFiles(ctx context.Context, dir *file.Dir, driver Driver, opt CreateOp
 		return errors.Join(err, dir.Remove(context.WithoutCancel(ctx), opt.DataFile))
 	}
 	return nil
+}
+
+// checkSpace refuses what is to be reserved and has no room, before all the room
+// that there is has been taken from others.
+func checkSpace(dir *file.Dir, r *CreateRequest) error {
+	if r.Preallocation != "falloc" && r.Preallocation != "full" {
+		return nil
+	}
+	available, err := dir.Available()
+	if err == nil && r.Size > available {
+		err = fmt.Errorf("%w: %d bytes are to be reserved, and %d are available", storage.ErrNoSpace, r.Size, available)
+	}
+	return err
 }
 
 // discard ends a draft: it removes one that has not been published, and closes

@@ -276,3 +276,20 @@ func TestCreateRaces(t *testing.T) {
 		}
 	}
 }
+
+// TestCreateTooLarge: what cannot be reserved is refused before anything of it is.
+func TestCreateTooLarge(t *testing.T) {
+	dir := t.TempDir()
+	svc := start(t, service.Options{Dir: dir})
+	for _, r := range []service.CreateRequest{raw("x.raw", 1<<60), qcow2("x.qcow2", 1<<50)} {
+		for _, preallocation := range []string{"falloc", "full"} {
+			r.Preallocation = preallocation
+			if err := svc.Create(t.Context(), r); !errors.Is(err, storage.ErrNoSpace) || !strings.Contains(err.Error(), "available") {
+				t.Errorf("%s: %v", preallocation, err)
+			}
+		}
+	}
+	if all := entries(t, dir); len(all) != 0 {
+		t.Errorf("left behind: %v", all)
+	}
+}

@@ -2,6 +2,7 @@ package test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -113,8 +114,7 @@ func (c *slowClient) dead() bool {
 }
 
 func isTimeout(err error) bool {
-	e, ok := err.(net.Error)
-	return ok && e.Timeout()
+	return errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // allowFiles raises the number of files that the test may have open.

@@ -44,7 +44,10 @@ func TestSlowStreams(t *testing.T) {
 		}
 		return resp
 	}
-	data, lines := get("/v1/images/disk.raw/data", "*/*"), get("/v1/images/holes.raw/extents", "application/x-ndjson")
+	data := get("/v1/images/disk.raw/data", "*/*")
+	defer data.Body.Close()
+	lines := get("/v1/images/holes.raw/extents", "application/x-ndjson")
+	defer lines.Body.Close()
 	body, drip := io.Pipe()
 	uploaded := make(chan error, 1)
 	go func() {
@@ -75,7 +78,6 @@ func TestSlowStreams(t *testing.T) {
 	}
 	for name, resp := range map[string]*http.Response{"data": data, "map": lines} {
 		n, err := io.Copy(io.Discard, resp.Body)
-		resp.Body.Close()
 		if err == nil {
 			t.Errorf("%s: %d bytes came after all", name, n)
 		}

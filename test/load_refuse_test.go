@@ -89,7 +89,7 @@ func TestRate(t *testing.T) {
 		t.Error("nothing was limited")
 	}
 	for range 10 {
-		for _, path := range []string{"/healthz", "/readyz"} {
+		for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
 			if status, _ := s.answer(http.MethodGet, path, ""); status != http.StatusOK {
 				t.Errorf("%s: status %d", path, status)
 			}

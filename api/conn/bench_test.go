@@ -43,6 +43,7 @@ func BenchmarkSend(b *testing.B) {
 				if _, err := io.Copy(io.Discard, resp.Body); err != nil {
 					b.Fatal(err)
 				}
+				resp.Body.Close()
 			}
 		})
 	}
