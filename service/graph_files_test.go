@@ -129,7 +129,7 @@ func TestKeptOverAFile(t *testing.T) {
 	d := &diary{}
 	counted := d.pass("counted")
 	counted.Keep = true
-	svc := start(t, service.Options{Idle: shortIdle, Images: []service.ImageSpec{{Name: "x", Graph: on(disk, counted)}}})
+	svc := start(t, service.Options{Idle: shortIdle, Recheck: -1, Images: []service.ImageSpec{{Name: "x", Graph: on(disk, counted)}}})
 	w := acquireWritable(t, svc, "x")
 	put(t, w, pattern(2, 512), 0)
 	generation := w.DataGeneration()
