@@ -59,7 +59,7 @@ func TestCrowd(t *testing.T) {
 			}
 		}
 	}()
-	requests, slowest := s.others(t, 12*time.Second)
+	requests, slowest := s.others(t, 8*time.Second)
 	most, now := s.memory("VmHWM"), s.memory("VmRSS")
 	done.Store(true)
 	<-ended
