@@ -115,7 +115,7 @@ func problemOf(err error, instance, id string) Problem {
 		Type:     "/problems/" + k.name,
 		Title:    k.title,
 		Status:   k.status,
-		Detail:   detailOf(err, k, id),
+		Detail:   auth.Mask(detailOf(err, k, id)),
 		Instance: instance,
 	}
 	if id != "" {
