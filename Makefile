@@ -29,6 +29,7 @@ TEST_NEEDS  := qemu-img:qemu-utils curl:curl nginx:nginx-light gcc:gcc gcc:libc6
 	nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdsh:python3-libnbd nbdkit:nbdkit fio:fio xxd:xxd
 NODE_NEEDS  := node:nodejs npm:npm
 PYTHON_NEEDS := python3:python3 python3/venv:python3-venv python3/ensurepip:python3-venv
+IMAGEIO_NEEDS := gcc:gcc gcc:libc6-dev python3:python3-dev python3/venv:python3-venv
 BENCH_NEEDS := nginx:nginx-light wrk:wrk curl:curl nbdcopy:libnbd-bin nbdkit:nbdkit fio:fio qemu-img:qemu-utils
 
 TOOLS := $(addprefix $(BIN)/,oapi-codegen golangci-lint gotestsum oasdiff)
@@ -143,10 +144,22 @@ soak: ## Run the long randomised tests for SOAK
 	scripts/debian-packages $(TEST_NEEDS)
 	SOAK=$(SOAK) $(GO) test -count=1 -timeout 0 -run 'Soak|Differential|Twins' ./...
 
+# The peer whose API --dialect imageio speaks; its package is built from source.
+IMAGEIO := $(BIN)/imageio/bin/ovirt-imageio
+
+$(IMAGEIO): bench/requirements.txt
+	scripts/debian-packages $(IMAGEIO_NEEDS)
+	scripts/venv $< $(BIN)/imageio
+	@touch $@
+
 .PHONY: bench
-bench: ## Measure extentd beside its peers (installs them)
+bench: $(IMAGEIO) ## Measure extentd beside its peers (installs them)
 	scripts/debian-packages $(BENCH_NEEDS)
 	$(GO) run ./bench
+
+.PHONY: test-imageio
+test-imageio: $(IMAGEIO) ## Run the tests with the client library of oVirt imageio (installs it)
+	$(GO) test -count=1 -tags imageio -run ImageioClient ./test
 
 .PHONY: check-static
 check-static: build ## Fail if the binary needs a dynamic loader

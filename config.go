@@ -45,6 +45,8 @@ type Config struct {
 
 	Load LoadConfig `koanf:",squash"`
 
+	Dialects DialectConfig `koanf:",squash"`
+
 	Telemetry TelemetryConfig `koanf:",squash"`
 
 	// Images are those of the configuration file, whose key is images. They are
@@ -80,6 +82,7 @@ func configFlags(f *pflag.FlagSet) {
 	authFlags(f)
 	loadFlags(f)
 	telemetryFlags(f)
+	dialectFlags(f)
 	f.String("config", "", "read settings from a YAML `FILE`; its keys are the names of these flags, and dir")
 }
 
@@ -191,6 +194,9 @@ func (c *Config) complete(hasFile bool) error {
 		return err
 	}
 	if err := c.Auth.check(); err != nil {
+		return err
+	}
+	if _, err := c.Dialects.dialects(); err != nil {
 		return err
 	}
 	if err := c.checkListen(); err != nil {

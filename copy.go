@@ -30,6 +30,8 @@ type copyFlags struct {
 	noProgress   bool
 	output       string
 	interval     time.Duration
+	since        string
+	dirty        string
 }
 
 func copyCommand() *cobra.Command {
@@ -74,6 +76,8 @@ func (f *copyFlags) register(cmd *cobra.Command) {
 	flags.BoolVar(&f.progress, "progress", false, "show how far the copy is (default: if standard error is a terminal)")
 	flags.BoolVar(&f.noProgress, "no-progress", false, "do not")
 	flags.StringVar(&f.output, "output", "human", "`FORMAT` of the result: human or json")
+	flags.StringVar(&f.since, "since", "", "copy only what has changed since the `SNAPSHOT` of a source by an extentd, to a target that is as of then")
+	flags.StringVar(&f.dirty, "dirty", "", "copy only what the `BITMAP` of a source by an extentd marks, likewise")
 	flags.DurationVar(&f.interval, "checkpoint", 5*time.Second, "flush the target, and note how far the copy is, every `DURATION`")
 }
 
@@ -89,6 +93,24 @@ func (f *copyFlags) check() error {
 		return errors.New("progress and no-progress exclude each other")
 	case f.verify && !f.checksum:
 		return errors.New("verify compares checksums: it needs --checksum")
+	}
+	return f.checkChanges()
+}
+
+// changesOnly reports whether the target has all but what has changed.
+func (f *copyFlags) changesOnly() bool { return f.since != "" || f.dirty != "" }
+
+// checkChanges refuses what does not go with changes. A copy of them that was
+// interrupted is done again.
+func (f *copyFlags) checkChanges() error {
+	switch {
+	case !f.changesOnly():
+	case f.since != "" && f.dirty != "":
+		return errors.New("since and dirty exclude each other")
+	case f.resume || f.resumeFile != "":
+		return errors.New("what has changed is copied anew, and not resumed: since and dirty exclude resume")
+	case f.targetIsZero || len(f.options) > 0:
+		return errors.New("what has changed is copied to a target that has all the rest: since and dirty exclude target-is-zero and options")
 	}
 	return nil
 }
@@ -149,6 +171,9 @@ func (c *copying) openTarget(ctx context.Context) error {
 	if err := c.target.create(ctx, c.source.Size()); err != nil {
 		return err
 	}
+	if c.changesOnly() && c.target.Size() != c.source.Size() {
+		return fmt.Errorf("%s has %d bytes, and the source %d: resize it first", c.target.endpoint().Name, c.target.Size(), c.source.Size())
+	}
 	c.state = transfer.State{Source: c.source.endpoint(), Target: c.target.endpoint(), NoSum: !c.checksum}
 	if c.file == "" {
 		return nil
@@ -161,7 +186,7 @@ func (c *copying) copy(ctx context.Context, show *copyBar) (transfer.Result, err
 	opt := transfer.Options{
 		Workers:      c.connections,
 		TargetIsZero: c.target.isZero(),
-		NoSum:        !c.checksum,
+		NoSum:        !c.checksum || c.changesOnly(), // the rest is not read
 		Interval:     c.interval,
 		Progress:     show.update,
 	}
@@ -187,23 +212,6 @@ func (c *copying) copy(ctx context.Context, show *copyBar) (transfer.Result, err
 		return result, err
 	}
 	return result, removeState(c.file)
-}
-
-// compare reads the target back.
-func (c *copying) compare(ctx context.Context, result *transfer.Result, show *copyBar) error {
-	show.verifying()
-	back, err := c.target.reopen(ctx)
-	if err != nil {
-		return fmt.Errorf("verify: %w", err)
-	}
-	got, err := transfer.Read(ctx, back, c.source.Size(), transfer.Options{Workers: c.connections, Progress: show.update})
-	if err = errors.Join(err, back.close()); err != nil {
-		return fmt.Errorf("verify: %w", err)
-	}
-	if got.Sum != result.Sum {
-		return fmt.Errorf("verify: the target has the checksum %s, and the source %s", got.Sum, result.Sum)
-	}
-	return nil
 }
 
 // abandon removes what nothing can be resumed from.

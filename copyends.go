@@ -60,6 +60,8 @@ func (f *copyFlags) openSource(ctx context.Context, arg string) (copySource, err
 	switch {
 	case isRemote(arg):
 		return f.openRemoteSource(ctx, arg)
+	case f.changesOnly():
+		return nil, fmt.Errorf("%s: only an image of an extentd tells what has changed (since, dirty)", arg)
 	case isNBD(arg):
 		return f.openNBDSource(ctx, arg)
 	}

@@ -35,10 +35,10 @@ func (f *copyFlags) planFileTarget(path string) (*fileTarget, error) {
 	t := &fileTarget{f: f, path: path}
 	info, err := os.Stat(path)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist) && !f.changesOnly():
 	case err != nil:
 		return nil, err
-	case !f.force:
+	case !f.force && !f.changesOnly():
 		return nil, fmt.Errorf("%s exists already: give --force to write over it", path)
 	case info.Mode()&fs.ModeDevice != 0 && info.Mode()&fs.ModeCharDevice == 0:
 		t.device = true
@@ -57,16 +57,19 @@ func (f *copyFlags) planFileTarget(path string) (*fileTarget, error) {
 	return t, err
 }
 
+// inPlace reports whether what is there is written to, under its name.
+func (t *fileTarget) inPlace() bool { return t.device || t.f.changesOnly() }
+
 // working is the path that is written to.
 func (t *fileTarget) working() string {
-	if t.device {
+	if t.inPlace() {
 		return t.path
 	}
 	return t.path + partial
 }
 
 func (t *fileTarget) stateFile() string {
-	if t.device {
+	if t.inPlace() {
 		return ""
 	}
 	return t.path + partial + ".state"
@@ -86,7 +89,7 @@ func (t *fileTarget) endpoint() transfer.Endpoint {
 
 // create makes the file anew. One that another copy is writing is left alone.
 func (t *fileTarget) create(ctx context.Context, size int64) (err error) {
-	if t.device {
+	if t.inPlace() {
 		t.localDisk, err = openLocalWritable(ctx, t.path, t.format)
 		return wrapPath(t.path, err)
 	}
@@ -122,7 +125,7 @@ func (t *fileTarget) reuse(ctx context.Context) (err error) {
 	return wrapPath(t.working(), err)
 }
 
-func (t *fileTarget) isZero() bool { return !t.device || t.f.targetIsZero }
+func (t *fileTarget) isZero() bool { return !t.inPlace() || t.f.targetIsZero }
 
 func (t *fileTarget) reopen(context.Context) (copySource, error) {
 	return borrowedDisk{t.localDisk}, nil
@@ -143,7 +146,7 @@ func (t *fileTarget) finish(ctx context.Context, resumed bool) error {
 	}
 	disk := t.localDisk
 	t.localDisk = nil
-	if err := disk.close(); err != nil || t.device {
+	if err := disk.close(); err != nil || t.inPlace() {
 		return err
 	}
 	if err := rename(t.working(), t.path, t.f.force); err != nil {

@@ -27,6 +27,15 @@ func (f *copyFlags) openRemoteSource(ctx context.Context, arg string) (copySourc
 		server.Close()
 		return nil, fmt.Errorf("%s: %w", r, err)
 	}
+	if f.changesOnly() {
+		err = remote.Changes(ctx, f.since, f.dirty)
+	} else {
+		err = remote.Stream(ctx)
+	}
+	if err != nil {
+		server.Close()
+		return nil, fmt.Errorf("%s: %w", r, err)
+	}
 	return &remoteDisk{Remote: remote, server: server, url: r}, nil
 }
 
@@ -84,7 +93,7 @@ func (t *remoteTarget) create(ctx context.Context, size int64) error {
 	disk := t.server.Disk(t.url.image)
 	remote, err := transfer.NewRemote(ctx, disk, true)
 	switch {
-	case client.Kind(err) == "not-found":
+	case client.Kind(err) == "not-found" && !t.f.changesOnly():
 		if err := t.make(ctx, size); err != nil {
 			return fmt.Errorf("%s: %w", t.url, err)
 		}
@@ -92,7 +101,7 @@ func (t *remoteTarget) create(ctx context.Context, size int64) error {
 		return t.reuse(ctx)
 	case err != nil:
 		return fmt.Errorf("%s: %w", t.url, err)
-	case !t.f.force:
+	case !t.f.force && !t.f.changesOnly():
 		return fmt.Errorf("%s exists already: give --force to write over it", t.url)
 	case remote.Image().ReadOnly:
 		return fmt.Errorf("%s is read-only there", t.url)

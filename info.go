@@ -181,7 +181,7 @@ func newQcow2Specific(q *service.QCOW2) qcow2Specific {
 	}
 	for _, b := range q.Bitmaps {
 		info := bitmapInfo{Flags: []string{}, Name: b.Name, Granularity: b.Granularity}
-		if b.InUse {
+		if b.Inconsistent {
 			info.Flags = append(info.Flags, "in-use")
 		}
 		if b.Enabled {

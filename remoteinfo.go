@@ -8,6 +8,7 @@ import (
 
 	"github.com/extentd/extentd/client"
 	"github.com/extentd/extentd/service"
+	"github.com/extentd/extentd/storage"
 )
 
 // infoRemote describes an image of a server as a file.
@@ -68,7 +69,11 @@ func remoteInfo(image *client.Image) (service.Info, error) {
 		})
 	}
 	for _, b := range q.Bitmaps {
-		info.QCOW2.Bitmaps = append(info.QCOW2.Bitmaps, service.Bitmap{Name: b.Name, Granularity: b.Granularity, Enabled: b.Enabled, InUse: b.InUse})
+		bitmap := storage.BitmapInfo{Name: b.Name, Granularity: b.Granularity, Enabled: b.Enabled, Inconsistent: b.Inconsistent || b.InUse, Dirty: -1} // older servers say in_use alone
+		if b.Dirty != nil {
+			bitmap.Dirty = *b.Dirty
+		}
+		info.QCOW2.Bitmaps = append(info.QCOW2.Bitmaps, bitmap)
 	}
 	return info, nil
 }

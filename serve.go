@@ -125,6 +125,9 @@ func (s *Server) open(ctx context.Context, config Config, logs io.Writer) error 
 		return err
 	}
 	opt := api.Options{Spec: openAPI, Logger: s.log, Telemetry: s.telemetry, Loopback: from == thisMachine && !config.authenticated(), Guard: s.guard, Authenticate: config.authenticated(), Ready: s.ready, Requests: &s.requests, Load: s.limits, Audit: s.audit, State: s.state}
+	if opt.Dialects, err = config.Dialects.dialects(); err != nil {
+		return err
+	}
 	if err := s.openHTTP(ctx, &config, api.New(s.service, opt)); err != nil {
 		return err
 	}

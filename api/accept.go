@@ -23,6 +23,34 @@ func wantsLines(h http.Header) bool {
 	return lines > 0 && lines >= page
 }
 
+// accepts reports whether the Accept header allows for a media type: the most
+// specific of its elements that match decides. Without the header all are.
+func accepts(h http.Header, media string) bool {
+	kind, _, _ := strings.Cut(media, "/")
+	allowed, best := len(h["Accept"]) == 0, 0
+	for _, line := range h["Accept"] {
+		for part := range strings.SplitSeq(line, ",") {
+			given, quality := acceptPart(part)
+			rank := 0
+			switch given {
+			case media:
+				rank = 3
+			case kind + "/*":
+				rank = 2
+			case "*/*":
+				rank = 1
+			}
+			switch {
+			case rank > best:
+				best, allowed = rank, quality > 0
+			case rank == best && rank > 0 && quality > 0:
+				allowed = true
+			}
+		}
+	}
+	return allowed
+}
+
 // acceptPart splits one element of an Accept header; its quality is 1 if it
 // does not say, and 0 if that is malformed.
 func acceptPart(part string) (media string, quality float64) {

@@ -18,6 +18,36 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for BitmapChangeOperation.
+const (
+	BitmapChangeOperationClear   BitmapChangeOperation = "clear"
+	BitmapChangeOperationCreate  BitmapChangeOperation = "create"
+	BitmapChangeOperationDelete  BitmapChangeOperation = "delete"
+	BitmapChangeOperationDisable BitmapChangeOperation = "disable"
+	BitmapChangeOperationEnable  BitmapChangeOperation = "enable"
+	BitmapChangeOperationMerge   BitmapChangeOperation = "merge"
+)
+
+// Valid indicates whether the value is a known member of the BitmapChangeOperation enum.
+func (e BitmapChangeOperation) Valid() bool {
+	switch e {
+	case BitmapChangeOperationClear:
+		return true
+	case BitmapChangeOperationCreate:
+		return true
+	case BitmapChangeOperationDelete:
+		return true
+	case BitmapChangeOperationDisable:
+		return true
+	case BitmapChangeOperationEnable:
+		return true
+	case BitmapChangeOperationMerge:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for CheckRequestRepair.
 const (
 	CheckRequestRepairAll   CheckRequestRepair = "all"
@@ -33,6 +63,30 @@ func (e CheckRequestRepair) Valid() bool {
 	case CheckRequestRepairLeaks:
 		return true
 	case CheckRequestRepairNone:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ChecksumAlgorithm.
+const (
+	ChecksumAlgorithmBlake3       ChecksumAlgorithm = "blake3"
+	ChecksumAlgorithmBlake3Blocks ChecksumAlgorithm = "blake3-blocks"
+	ChecksumAlgorithmSha256       ChecksumAlgorithm = "sha256"
+	ChecksumAlgorithmSha256Blocks ChecksumAlgorithm = "sha256-blocks"
+)
+
+// Valid indicates whether the value is a known member of the ChecksumAlgorithm enum.
+func (e ChecksumAlgorithm) Valid() bool {
+	switch e {
+	case ChecksumAlgorithmBlake3:
+		return true
+	case ChecksumAlgorithmBlake3Blocks:
+		return true
+	case ChecksumAlgorithmSha256:
+		return true
+	case ChecksumAlgorithmSha256Blocks:
 		return true
 	default:
 		return false
@@ -165,6 +219,84 @@ func (e Verb) Valid() bool {
 	}
 }
 
+// Defines values for OnlyMarked.
+const (
+	OnlyMarkedChanged OnlyMarked = "changed"
+	OnlyMarkedDirty   OnlyMarked = "dirty"
+)
+
+// Valid indicates whether the value is a known member of the OnlyMarked enum.
+func (e OnlyMarked) Valid() bool {
+	switch e {
+	case OnlyMarkedChanged:
+		return true
+	case OnlyMarkedDirty:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for GetChecksumParamsAlgorithm.
+const (
+	GetChecksumParamsAlgorithmBlake3       GetChecksumParamsAlgorithm = "blake3"
+	GetChecksumParamsAlgorithmBlake3Blocks GetChecksumParamsAlgorithm = "blake3-blocks"
+	GetChecksumParamsAlgorithmSha256       GetChecksumParamsAlgorithm = "sha256"
+	GetChecksumParamsAlgorithmSha256Blocks GetChecksumParamsAlgorithm = "sha256-blocks"
+)
+
+// Valid indicates whether the value is a known member of the GetChecksumParamsAlgorithm enum.
+func (e GetChecksumParamsAlgorithm) Valid() bool {
+	switch e {
+	case GetChecksumParamsAlgorithmBlake3:
+		return true
+	case GetChecksumParamsAlgorithmBlake3Blocks:
+		return true
+	case GetChecksumParamsAlgorithmSha256:
+		return true
+	case GetChecksumParamsAlgorithmSha256Blocks:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for GetExtentsParamsOnly.
+const (
+	GetExtentsParamsOnlyChanged GetExtentsParamsOnly = "changed"
+	GetExtentsParamsOnlyDirty   GetExtentsParamsOnly = "dirty"
+)
+
+// Valid indicates whether the value is a known member of the GetExtentsParamsOnly enum.
+func (e GetExtentsParamsOnly) Valid() bool {
+	switch e {
+	case GetExtentsParamsOnlyChanged:
+		return true
+	case GetExtentsParamsOnlyDirty:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for GetSnapshotExtentsParamsOnly.
+const (
+	GetSnapshotExtentsParamsOnlyChanged GetSnapshotExtentsParamsOnly = "changed"
+	GetSnapshotExtentsParamsOnlyDirty   GetSnapshotExtentsParamsOnly = "dirty"
+)
+
+// Valid indicates whether the value is a known member of the GetSnapshotExtentsParamsOnly enum.
+func (e GetSnapshotExtentsParamsOnly) Valid() bool {
+	switch e {
+	case GetSnapshotExtentsParamsOnlyChanged:
+		return true
+	case GetSnapshotExtentsParamsOnlyDirty:
+		return true
+	default:
+		return false
+	}
+}
+
 // Allocation Blocks that are reserved, and not yet mapped.
 type Allocation struct {
 	// Id An opaque text.
@@ -246,8 +378,83 @@ type Bitmap struct {
 	// Enabled Whether it records what is written.
 	Enabled bool `json:"enabled"`
 
-	// InUse Whether it was not stored cleanly. Its content says nothing then.
+	// InUse The same as `inconsistent`.
+	// Deprecated: this property has been marked as deprecated upstream, but no `x-deprecated-reason` was set
 	InUse bool `json:"in_use"`
+
+	// Inconsistent Whether it was not stored when the image was last written to, for a crash
+	// say: what it said is lost. It cannot be read, nor changed; delete it, and
+	// begin with a full copy. `false` for one that this server records in at
+	// the moment.
+	Inconsistent bool `json:"inconsistent"`
+
+	// Dirty How much of the image it marks, bytes. Absent where that is not known:
+	// of one that is inconsistent, and, in lists and in the description of the
+	// image, where it would take long to find out.
+	Dirty *int64 `json:"dirty,omitempty"`
+}
+
+// BitmapChange One change of one bitmap. `granularity` and `enabled` go with `create`
+// alone, and `from` with `merge`, which needs it.
+type BitmapChange struct {
+	// Bitmap The bitmap's name; of a new one as in `BitmapCreation`.
+	Bitmap string `json:"bitmap" validate:"min=1,max=1023"`
+
+	// Enabled Whether the new bitmap records what is written.
+	Enabled *bool `json:"enabled,omitempty" validate:"excluded_unless=Operation create"`
+
+	// From The names of the bitmaps to add.
+	From *[]string `json:"from,omitempty" validate:"excluded_unless=Operation merge,required_if=Operation merge,omitnil,min=1,max=1000"`
+
+	// Granularity How many bytes one bit stands for, a power of two.
+	Granularity *int64 `json:"granularity,omitempty" validate:"excluded_unless=Operation create,omitnil,min=512,max=2147483648"`
+
+	// Image The image's name.
+	Image string `json:"image"`
+
+	// Operation What is done with the bitmap.
+	Operation BitmapChangeOperation `json:"operation" validate:"oneof=create delete clear enable disable merge"`
+}
+
+// BitmapChangeOperation What is done with the bitmap.
+type BitmapChangeOperation string
+
+// BitmapChanges Changes of bitmaps, to be made at one moment.
+type BitmapChanges struct {
+	// Changes Of at most 64 images.
+	Changes []BitmapChange `json:"changes" validate:"min=1,max=1000,dive"`
+}
+
+// BitmapClear It has no members.
+type BitmapClear = map[string]interface{}
+
+// BitmapCreation A bitmap to be.
+type BitmapCreation struct {
+	// Enabled Whether it records what is written.
+	Enabled *bool `json:"enabled,omitempty"`
+
+	// Granularity How many bytes one bit stands for, a power of two.
+	Granularity *int64 `json:"granularity,omitempty" validate:"omitnil,min=512,max=2147483648"`
+
+	// Name 1 to 1,023 bytes of UTF-8, without `/` and NUL, and neither `.` nor `..`. No other bitmap of the image has it.
+	Name string `json:"name"`
+}
+
+// BitmapList The bitmaps of an image.
+type BitmapList struct {
+	Bitmaps []Bitmap `json:"bitmaps"`
+}
+
+// BitmapMerge What is to be added to a bitmap.
+type BitmapMerge struct {
+	// From The names of the bitmaps to add.
+	From []string `json:"from" validate:"min=1,max=1000"`
+}
+
+// BitmapPatch What is to change of a bitmap.
+type BitmapPatch struct {
+	// Enabled Whether it records what is written.
+	Enabled *bool `json:"enabled,omitempty"`
 }
 
 // CheckReport What a check found. What was repaired is counted under `_fixed`, and not
@@ -286,16 +493,52 @@ type CheckRequest struct {
 // CheckRequestRepair defines model for CheckRequest.Repair.
 type CheckRequestRepair string
 
+// Checksum A checksum of a range of an image.
+type Checksum struct {
+	Algorithm ChecksumAlgorithm `json:"algorithm"`
+
+	// BlockSize The size of the blocks, bytes. Absent where there are none.
+	BlockSize *int64 `json:"block_size,omitempty"`
+
+	// Checksum The checksum, in hex.
+	Checksum string `json:"checksum"`
+
+	// Offset Where the range begins, bytes.
+	Offset int64 `json:"offset"`
+
+	// Length How long it is, bytes.
+	Length int64 `json:"length"`
+
+	// Size The size of the image, bytes.
+	Size int64 `json:"size"`
+
+	// DataGeneration The generation of the data when it began to be read.
+	DataGeneration string `json:"data_generation"`
+
+	// Changed The image was written to meanwhile: the checksum is of no one time. Only
+	// there when true.
+	Changed *bool `json:"changed,omitempty"`
+}
+
+// ChecksumAlgorithm defines model for Checksum.Algorithm.
+type ChecksumAlgorithm string
+
 // Extent A range of an image, and where it is.
 type Extent struct {
 	// Alloc Whether storage is reserved for the range.
 	Alloc bool `json:"alloc"`
+
+	// Changed With `since`, whether the range may read otherwise than in that snapshot. Absent otherwise.
+	Changed *bool `json:"changed,omitempty"`
 
 	// Compressed The bytes are stored compressed. Absent otherwise.
 	Compressed *bool `json:"compressed,omitempty"`
 
 	// Depth The layer that says this; 0 is the top.
 	Depth int `json:"depth"`
+
+	// Dirty Whether the bitmap in `dirty` of the query marks the range. There exactly if one is named.
+	Dirty *bool `json:"dirty,omitempty"`
 
 	// Encrypted The bytes at `node_offset` are cipher text. Absent otherwise.
 	Encrypted *bool `json:"encrypted,omitempty"`
@@ -609,7 +852,7 @@ type MappingUpdates struct {
 // Problem An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
 type Problem struct {
-	// Type `/problems/` and one of: `not-found`, `method-not-allowed`,
+	// Type `/problems/` and one of: `not-found`, `not-acceptable`, `method-not-allowed`,
 	// `invalid-request`, `misaligned`, `out-of-range`, `forbidden`,
 	// `read-only`, `exists`, `image-busy`, `conflict`,
 	// `precondition-failed`, `too-large`, `unsupported-media-type`,
@@ -688,6 +931,9 @@ type QCOW2 struct {
 	Bitmaps    []Bitmap   `json:"bitmaps"`
 }
 
+// RevertRequest It has no members.
+type RevertRequest = map[string]interface{}
+
 // Snapshot An internal snapshot.
 type Snapshot struct {
 	Id      string    `json:"id"`
@@ -707,6 +953,18 @@ type Snapshot struct {
 
 	// Icount How many instructions the virtual machine had executed; absent if that is not recorded.
 	Icount *int64 `json:"icount,omitempty"`
+}
+
+// SnapshotCreation defines model for SnapshotCreation.
+type SnapshotCreation struct {
+	// Name 1 to 255 bytes of UTF-8 without NUL, not beginning with `id:`, and of no
+	// other snapshot of the image.
+	Name string `json:"name" validate:"min=1,max=255"`
+}
+
+// SnapshotList defines model for SnapshotList.
+type SnapshotList struct {
+	Snapshots []Snapshot `json:"snapshots"`
 }
 
 // Ticket defines model for Ticket.
@@ -765,8 +1023,17 @@ type ZeroRange struct {
 // AllocationID defines model for AllocationID.
 type AllocationID = string
 
+// BitmapName defines model for BitmapName.
+type BitmapName = string
+
+// ContentDigest defines model for ContentDigest.
+type ContentDigest = string
+
 // ContentRange defines model for ContentRange.
 type ContentRange = string
+
+// Dirty defines model for Dirty.
+type Dirty = string
 
 // Flush defines model for Flush.
 type Flush = bool
@@ -782,6 +1049,15 @@ type IfNoneMatch = string
 
 // ImageName defines model for ImageName.
 type ImageName = string
+
+// OnlyMarked defines model for OnlyMarked.
+type OnlyMarked string
+
+// Since defines model for Since.
+type Since = string
+
+// SnapshotRef defines model for SnapshotRef.
+type SnapshotRef = string
 
 // TicketID defines model for TicketID.
 type TicketID = string
@@ -813,6 +1089,10 @@ type Busy = Problem
 // one that it does not know by its `status`.
 type Conflict = Problem
 
+// CreationConflict An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type CreationConflict = Problem
+
 // Forbidden An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
 type Forbidden = Problem
@@ -828,6 +1108,10 @@ type KeyConflict = Problem
 // NoSpace An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
 type NoSpace = Problem
+
+// NotAcceptable An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type NotAcceptable = Problem
 
 // NotFound An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
@@ -868,6 +1152,17 @@ type UnsupportedMedia = Problem
 // Unusable An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
 type Unusable = Problem
+
+// ChangeBitmapsParams defines parameters for ChangeBitmaps.
+type ChangeBitmapsParams struct {
+	// IdempotencyKey Lets the request be made once, however often it is sent: one with the same
+	// key and the same content gets the same answer again, for a day, and waits
+	// for it while the first is under way. One with other content is 409
+	// `conflict`, and so is one after a crash of the server that leaves open what
+	// became of the first. Keys are of the caller: others may use the same. An
+	// answer that says that nothing was done leaves the key free.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
 
 // ListImagesParams defines parameters for ListImages.
 type ListImagesParams struct {
@@ -914,6 +1209,66 @@ type CreateAllocationParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// CreateBitmapParams defines parameters for CreateBitmap.
+type CreateBitmapParams struct {
+	// IdempotencyKey Lets the request be made once, however often it is sent: one with the same
+	// key and the same content gets the same answer again, for a day, and waits
+	// for it while the first is under way. One with other content is 409
+	// `conflict`, and so is one after a crash of the server that leaves open what
+	// became of the first. Keys are of the caller: others may use the same. An
+	// answer that says that nothing was done leaves the key free.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ClearBitmapParams defines parameters for ClearBitmap.
+type ClearBitmapParams struct {
+	// IdempotencyKey Lets the request be made once, however often it is sent: one with the same
+	// key and the same content gets the same answer again, for a day, and waits
+	// for it while the first is under way. One with other content is 409
+	// `conflict`, and so is one after a crash of the server that leaves open what
+	// became of the first. Keys are of the caller: others may use the same. An
+	// answer that says that nothing was done leaves the key free.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// MergeBitmapParams defines parameters for MergeBitmap.
+type MergeBitmapParams struct {
+	// IdempotencyKey Lets the request be made once, however often it is sent: one with the same
+	// key and the same content gets the same answer again, for a day, and waits
+	// for it while the first is under way. One with other content is 409
+	// `conflict`, and so is one after a crash of the server that leaves open what
+	// became of the first. Keys are of the caller: others may use the same. An
+	// answer that says that nothing was done leaves the key free.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// GetChecksumParams defines parameters for GetChecksum.
+type GetChecksumParams struct {
+	// Algorithm What is computed.
+	Algorithm *GetChecksumParamsAlgorithm `form:"algorithm,omitempty" json:"algorithm,omitempty" validate:"omitnil,oneof=sha256-blocks blake3-blocks sha256 blake3"`
+
+	// Offset Where the range begins, bytes. A multiple of the minimum of the image.
+	Offset *int64 `form:"offset,omitempty" json:"offset,omitempty" validate:"omitnil,min=0"`
+
+	// Length How long the range is, bytes. Without it, it ends where the image does.
+	Length *int64 `form:"length,omitempty" json:"length,omitempty" validate:"omitnil,min=1"`
+
+	// BlockSize The size of the blocks, bytes: a power of two. Not for `sha256` and
+	// `blake3`.
+	BlockSize *int64 `form:"block_size,omitempty" json:"block_size,omitempty" validate:"omitnil,min=65536,max=67108864"`
+
+	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
+	// 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+
+	// IfNoneMatch A list of ETags, or `*`. If the ETag is still one of them, the answer is
+	// 304 and has no body.
+	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
+}
+
+// GetChecksumParamsAlgorithm defines parameters for GetChecksum.
+type GetChecksumParamsAlgorithm string
+
 // GetExtentsParams defines parameters for GetExtents.
 type GetExtentsParams struct {
 	// Offset Where the range begins, bytes. It lies inside the image; 0 is allowed
@@ -939,6 +1294,25 @@ type GetExtentsParams struct {
 	// `local` false.
 	Resolve *bool `form:"resolve,omitempty" json:"resolve,omitempty"`
 
+	// Since A snapshot of the image: its name, or `id:N`. Every extent then says with
+	// `changed` whether it may read otherwise than in that snapshot, and extents
+	// are split where that changes. It is computed from the tables alone: what is
+	// not changed reads the same, and what is changed may by chance. Beyond the end
+	// of that snapshot, what reads as zeros is not changed. The ETag is of both.
+	// Not with `volunteer` or `dirty`; with `resolve=false` it says the same.
+	Since *Since `form:"since,omitempty" json:"since,omitempty" validate:"omitnil,min=1,max=65535"`
+
+	// Only `changed`, beside `since`, or `dirty`, beside `dirty`: the extents of which
+	// that is true, and none of the others. Those are not even looked up: of a large
+	// image of which little has changed it takes a fraction of the time.
+	Only *GetExtentsParamsOnly `form:"only,omitempty" json:"only,omitempty" validate:"omitnil,oneof=changed dirty"`
+
+	// Dirty The name of a dirty bitmap of the image: every extent says whether the bitmap
+	// marks it, as `dirty`, and extents are split where that changes. The ETag then
+	// changes with the data, which may be written to while the map stays as it is.
+	// Not with `volunteer` or `since`.
+	Dirty *Dirty `form:"dirty,omitempty" json:"dirty,omitempty" validate:"omitnil,min=1,max=1023"`
+
 	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
 	// 412.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
@@ -947,6 +1321,9 @@ type GetExtentsParams struct {
 	// 304 and has no body.
 	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
 }
+
+// GetExtentsParamsOnly defines parameters for GetExtents.
+type GetExtentsParamsOnly string
 
 // UpdateMappingsParams defines parameters for UpdateMappings.
 type UpdateMappingsParams struct {
@@ -961,6 +1338,89 @@ type UpdateMappingsParams struct {
 	// became of the first. Keys are of the caller: others may use the same. An
 	// answer that says that nothing was done leaves the key free.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// CreateSnapshotParams defines parameters for CreateSnapshot.
+type CreateSnapshotParams struct {
+	// IdempotencyKey Lets the request be made once, however often it is sent: one with the same
+	// key and the same content gets the same answer again, for a day, and waits
+	// for it while the first is under way. One with other content is 409
+	// `conflict`, and so is one after a crash of the server that leaves open what
+	// became of the first. Keys are of the caller: others may use the same. An
+	// answer that says that nothing was done leaves the key free.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeleteSnapshotParams defines parameters for DeleteSnapshot.
+type DeleteSnapshotParams struct {
+	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
+	// 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+
+	// IfNoneMatch A list of ETags, or `*`. If the ETag is still one of them, the answer is
+	// 412.
+	IfNoneMatch *UnlessMatch `json:"If-None-Match,omitempty"`
+}
+
+// GetSnapshotExtentsParams defines parameters for GetSnapshotExtents.
+type GetSnapshotExtentsParams struct {
+	// Offset Where the range begins, bytes. It lies inside the image; 0 is allowed
+	// in an empty one.
+	Offset *int64 `form:"offset,omitempty" json:"offset,omitempty" validate:"omitnil,min=0"`
+
+	// Length How long the range is, bytes. It ends inside the image. Without it,
+	// the range ends where the image does.
+	Length *int64 `form:"length,omitempty" json:"length,omitempty" validate:"omitnil,min=1"`
+
+	// Limit The most extents on a page. Not for `application/x-ndjson`.
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty" validate:"omitnil,min=1,max=100000"`
+
+	// One Exactly one extent, the one at `offset`.
+	One *bool `form:"one,omitempty" json:"one,omitempty"`
+
+	// Volunteer Also what came along for free, before and after the range. The page
+	// may then begin before `offset` and end after the range. Of a page,
+	// at most half are extents before `offset`.
+	Volunteer *bool `form:"volunteer,omitempty" json:"volunteer,omitempty"`
+
+	// Resolve `false`: the top layer alone. What it defers to its backing has
+	// `local` false.
+	Resolve *bool `form:"resolve,omitempty" json:"resolve,omitempty"`
+
+	// Since A snapshot of the image: its name, or `id:N`. Every extent then says with
+	// `changed` whether it may read otherwise than in that snapshot, and extents
+	// are split where that changes. It is computed from the tables alone: what is
+	// not changed reads the same, and what is changed may by chance. Beyond the end
+	// of that snapshot, what reads as zeros is not changed. The ETag is of both.
+	// Not with `volunteer` or `dirty`; with `resolve=false` it says the same.
+	Since *Since `form:"since,omitempty" json:"since,omitempty" validate:"omitnil,min=1,max=65535"`
+
+	// Only `changed`, beside `since`, or `dirty`, beside `dirty`: the extents of which
+	// that is true, and none of the others. Those are not even looked up: of a large
+	// image of which little has changed it takes a fraction of the time.
+	Only *GetSnapshotExtentsParamsOnly `form:"only,omitempty" json:"only,omitempty" validate:"omitnil,oneof=changed dirty"`
+
+	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
+	// 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+
+	// IfNoneMatch A list of ETags, or `*`. If the ETag is still one of them, the answer is
+	// 304 and has no body.
+	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
+}
+
+// GetSnapshotExtentsParamsOnly defines parameters for GetSnapshotExtents.
+type GetSnapshotExtentsParamsOnly string
+
+// RevertSnapshotParams defines parameters for RevertSnapshot.
+type RevertSnapshotParams struct {
+	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
+	// 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+
+	// IfNoneMatch A list of ETags, or `*`. If the ETag is still one of them, the answer is
+	// 412.
+	IfNoneMatch *UnlessMatch `json:"If-None-Match,omitempty"`
 }
 
 // TrimDataParams defines parameters for TrimData.
@@ -996,6 +1456,9 @@ type MintTicketParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ChangeBitmapsJSONRequestBody defines body for ChangeBitmaps for application/json ContentType.
+type ChangeBitmapsJSONRequestBody = BitmapChanges
+
 // CreateImageJSONRequestBody defines body for CreateImage for application/json ContentType.
 type CreateImageJSONRequestBody = ImageCreation
 
@@ -1008,6 +1471,21 @@ type PatchImageApplicationMergePatchPlusJSONRequestBody = ImagePatch
 // CreateAllocationJSONRequestBody defines body for CreateAllocation for application/json ContentType.
 type CreateAllocationJSONRequestBody = AllocationRequest
 
+// CreateBitmapJSONRequestBody defines body for CreateBitmap for application/json ContentType.
+type CreateBitmapJSONRequestBody = BitmapCreation
+
+// PatchBitmapJSONRequestBody defines body for PatchBitmap for application/json ContentType.
+type PatchBitmapJSONRequestBody = BitmapPatch
+
+// PatchBitmapApplicationMergePatchPlusJSONRequestBody defines body for PatchBitmap for application/merge-patch+json ContentType.
+type PatchBitmapApplicationMergePatchPlusJSONRequestBody = BitmapPatch
+
+// ClearBitmapJSONRequestBody defines body for ClearBitmap for application/json ContentType.
+type ClearBitmapJSONRequestBody = BitmapClear
+
+// MergeBitmapJSONRequestBody defines body for MergeBitmap for application/json ContentType.
+type MergeBitmapJSONRequestBody = BitmapMerge
+
 // CheckImageJSONRequestBody defines body for CheckImage for application/json ContentType.
 type CheckImageJSONRequestBody = CheckRequest
 
@@ -1016,6 +1494,12 @@ type FlushDataJSONRequestBody = FlushRequest
 
 // UpdateMappingsJSONRequestBody defines body for UpdateMappings for application/json ContentType.
 type UpdateMappingsJSONRequestBody = MappingUpdates
+
+// CreateSnapshotJSONRequestBody defines body for CreateSnapshot for application/json ContentType.
+type CreateSnapshotJSONRequestBody = SnapshotCreation
+
+// RevertSnapshotJSONRequestBody defines body for RevertSnapshot for application/json ContentType.
+type RevertSnapshotJSONRequestBody = RevertRequest
 
 // TrimDataJSONRequestBody defines body for TrimData for application/json ContentType.
 type TrimDataJSONRequestBody = TrimRange
@@ -1028,6 +1512,9 @@ type MintTicketJSONRequestBody = TicketRequest
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
+	// ChangeBitmaps Change bitmaps of one or several images at one moment
+	// (POST /v1/bitmaps)
+	ChangeBitmaps(w http.ResponseWriter, r *http.Request, params ChangeBitmapsParams)
 	// ListImages List images
 	// (GET /v1/images)
 	ListImages(w http.ResponseWriter, r *http.Request, params ListImagesParams)
@@ -1055,9 +1542,33 @@ type ServerInterface interface {
 	// GetAllocation Describe an allocation
 	// (GET /v1/images/{image}/allocations/{allocation})
 	GetAllocation(w http.ResponseWriter, r *http.Request, image ImageName, allocation AllocationID)
+	// ListBitmaps List the dirty bitmaps of an image
+	// (GET /v1/images/{image}/bitmaps)
+	ListBitmaps(w http.ResponseWriter, r *http.Request, image ImageName)
+	// CreateBitmap Create a dirty bitmap
+	// (POST /v1/images/{image}/bitmaps)
+	CreateBitmap(w http.ResponseWriter, r *http.Request, image ImageName, params CreateBitmapParams)
+	// DeleteBitmap Delete a dirty bitmap
+	// (DELETE /v1/images/{image}/bitmaps/{bitmap})
+	DeleteBitmap(w http.ResponseWriter, r *http.Request, image ImageName, bitmap BitmapName)
+	// GetBitmap Describe a dirty bitmap
+	// (GET /v1/images/{image}/bitmaps/{bitmap})
+	GetBitmap(w http.ResponseWriter, r *http.Request, image ImageName, bitmap BitmapName)
+	// PatchBitmap Enable or disable a dirty bitmap
+	// (PATCH /v1/images/{image}/bitmaps/{bitmap})
+	PatchBitmap(w http.ResponseWriter, r *http.Request, image ImageName, bitmap BitmapName)
+	// ClearBitmap Clear a dirty bitmap
+	// (POST /v1/images/{image}/bitmaps/{bitmap}/clear)
+	ClearBitmap(w http.ResponseWriter, r *http.Request, image ImageName, bitmap BitmapName, params ClearBitmapParams)
+	// MergeBitmap Add others to a dirty bitmap
+	// (POST /v1/images/{image}/bitmaps/{bitmap}/merge)
+	MergeBitmap(w http.ResponseWriter, r *http.Request, image ImageName, bitmap BitmapName, params MergeBitmapParams)
 	// CheckImage Check an image, and repair it
 	// (POST /v1/images/{image}/check)
 	CheckImage(w http.ResponseWriter, r *http.Request, image ImageName)
+	// GetChecksum A checksum of what is in an image
+	// (GET /v1/images/{image}/checksum)
+	GetChecksum(w http.ResponseWriter, r *http.Request, image ImageName, params GetChecksumParams)
 	// GetExtents The map of an image
 	// (GET /v1/images/{image}/extents)
 	GetExtents(w http.ResponseWriter, r *http.Request, image ImageName, params GetExtentsParams)
@@ -1070,6 +1581,24 @@ type ServerInterface interface {
 	// UpdateMappings Change the map
 	// (POST /v1/images/{image}/mappings)
 	UpdateMappings(w http.ResponseWriter, r *http.Request, image ImageName, params UpdateMappingsParams)
+	// ListSnapshots List the internal snapshots of an image
+	// (GET /v1/images/{image}/snapshots)
+	ListSnapshots(w http.ResponseWriter, r *http.Request, image ImageName)
+	// CreateSnapshot Take a snapshot of an image
+	// (POST /v1/images/{image}/snapshots)
+	CreateSnapshot(w http.ResponseWriter, r *http.Request, image ImageName, params CreateSnapshotParams)
+	// DeleteSnapshot Delete a snapshot
+	// (DELETE /v1/images/{image}/snapshots/{snapshot})
+	DeleteSnapshot(w http.ResponseWriter, r *http.Request, image ImageName, snapshot SnapshotRef, params DeleteSnapshotParams)
+	// GetSnapshot Describe a snapshot
+	// (GET /v1/images/{image}/snapshots/{snapshot})
+	GetSnapshot(w http.ResponseWriter, r *http.Request, image ImageName, snapshot SnapshotRef)
+	// GetSnapshotExtents The map of a snapshot
+	// (GET /v1/images/{image}/snapshots/{snapshot}/extents)
+	GetSnapshotExtents(w http.ResponseWriter, r *http.Request, image ImageName, snapshot SnapshotRef, params GetSnapshotExtentsParams)
+	// RevertSnapshot Make an image what it was
+	// (POST /v1/images/{image}/snapshots/{snapshot}/revert)
+	RevertSnapshot(w http.ResponseWriter, r *http.Request, image ImageName, snapshot SnapshotRef, params RevertSnapshotParams)
 	// TrimData Discard a range
 	// (POST /v1/images/{image}/trim)
 	TrimData(w http.ResponseWriter, r *http.Request, image ImageName, params TrimDataParams)
@@ -1087,6 +1616,12 @@ type ServerInterface interface {
 // Unimplemented server implementation that returns http.StatusNotImplemented for each endpoint.
 
 type Unimplemented struct{}
+
+// ChangeBitmaps Change bitmaps of one or several images at one moment
+// (POST /v1/bitmaps)
+func (_ Unimplemented) ChangeBitmaps(w http.ResponseWriter, r *http.Request, params ChangeBitmapsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
 
 // ListImages List images
 // (GET /v1/images)
@@ -1142,9 +1677,57 @@ func (_ Unimplemented) GetAllocation(w http.ResponseWriter, r *http.Request, ima
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// ListBitmaps List the dirty bitmaps of an image
+// (GET /v1/images/{image}/bitmaps)
+func (_ Unimplemented) ListBitmaps(w http.ResponseWriter, r *http.Request, image ImageName) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CreateBitmap Create a dirty bitmap
+// (POST /v1/images/{image}/bitmaps)
+func (_ Unimplemented) CreateBitmap(w http.ResponseWriter, r *http.Request, image ImageName, params CreateBitmapParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// DeleteBitmap Delete a dirty bitmap
+// (DELETE /v1/images/{image}/bitmaps/{bitmap})
+func (_ Unimplemented) DeleteBitmap(w http.ResponseWriter, r *http.Request, image ImageName, bitmap BitmapName) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetBitmap Describe a dirty bitmap
+// (GET /v1/images/{image}/bitmaps/{bitmap})
+func (_ Unimplemented) GetBitmap(w http.ResponseWriter, r *http.Request, image ImageName, bitmap BitmapName) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// PatchBitmap Enable or disable a dirty bitmap
+// (PATCH /v1/images/{image}/bitmaps/{bitmap})
+func (_ Unimplemented) PatchBitmap(w http.ResponseWriter, r *http.Request, image ImageName, bitmap BitmapName) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ClearBitmap Clear a dirty bitmap
+// (POST /v1/images/{image}/bitmaps/{bitmap}/clear)
+func (_ Unimplemented) ClearBitmap(w http.ResponseWriter, r *http.Request, image ImageName, bitmap BitmapName, params ClearBitmapParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// MergeBitmap Add others to a dirty bitmap
+// (POST /v1/images/{image}/bitmaps/{bitmap}/merge)
+func (_ Unimplemented) MergeBitmap(w http.ResponseWriter, r *http.Request, image ImageName, bitmap BitmapName, params MergeBitmapParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // CheckImage Check an image, and repair it
 // (POST /v1/images/{image}/check)
 func (_ Unimplemented) CheckImage(w http.ResponseWriter, r *http.Request, image ImageName) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetChecksum A checksum of what is in an image
+// (GET /v1/images/{image}/checksum)
+func (_ Unimplemented) GetChecksum(w http.ResponseWriter, r *http.Request, image ImageName, params GetChecksumParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1169,6 +1752,42 @@ func (_ Unimplemented) GetLimits(w http.ResponseWriter, r *http.Request, image I
 // UpdateMappings Change the map
 // (POST /v1/images/{image}/mappings)
 func (_ Unimplemented) UpdateMappings(w http.ResponseWriter, r *http.Request, image ImageName, params UpdateMappingsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListSnapshots List the internal snapshots of an image
+// (GET /v1/images/{image}/snapshots)
+func (_ Unimplemented) ListSnapshots(w http.ResponseWriter, r *http.Request, image ImageName) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CreateSnapshot Take a snapshot of an image
+// (POST /v1/images/{image}/snapshots)
+func (_ Unimplemented) CreateSnapshot(w http.ResponseWriter, r *http.Request, image ImageName, params CreateSnapshotParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// DeleteSnapshot Delete a snapshot
+// (DELETE /v1/images/{image}/snapshots/{snapshot})
+func (_ Unimplemented) DeleteSnapshot(w http.ResponseWriter, r *http.Request, image ImageName, snapshot SnapshotRef, params DeleteSnapshotParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetSnapshot Describe a snapshot
+// (GET /v1/images/{image}/snapshots/{snapshot})
+func (_ Unimplemented) GetSnapshot(w http.ResponseWriter, r *http.Request, image ImageName, snapshot SnapshotRef) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetSnapshotExtents The map of a snapshot
+// (GET /v1/images/{image}/snapshots/{snapshot}/extents)
+func (_ Unimplemented) GetSnapshotExtents(w http.ResponseWriter, r *http.Request, image ImageName, snapshot SnapshotRef, params GetSnapshotExtentsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// RevertSnapshot Make an image what it was
+// (POST /v1/images/{image}/snapshots/{snapshot}/revert)
+func (_ Unimplemented) RevertSnapshot(w http.ResponseWriter, r *http.Request, image ImageName, snapshot SnapshotRef, params RevertSnapshotParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1204,6 +1823,47 @@ type ServerInterfaceWrapper struct {
 }
 
 type MiddlewareFunc func(http.Handler) http.Handler
+
+// ChangeBitmaps operation middleware
+func (siw *ServerInterfaceWrapper) ChangeBitmaps(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ChangeBitmapsParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ChangeBitmaps(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
 
 // ListImages operation middleware
 func (siw *ServerInterfaceWrapper) ListImages(w http.ResponseWriter, r *http.Request) {
@@ -1564,6 +2224,305 @@ func (siw *ServerInterfaceWrapper) GetAllocation(w http.ResponseWriter, r *http.
 	handler.ServeHTTP(w, r)
 }
 
+// ListBitmaps operation middleware
+func (siw *ServerInterfaceWrapper) ListBitmaps(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListBitmaps(w, r, image)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateBitmap operation middleware
+func (siw *ServerInterfaceWrapper) CreateBitmap(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateBitmapParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateBitmap(w, r, image, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteBitmap operation middleware
+func (siw *ServerInterfaceWrapper) DeleteBitmap(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "bitmap" -------------
+	var bitmap BitmapName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "bitmap", chi.URLParam(r, "bitmap"), &bitmap, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "bitmap", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteBitmap(w, r, image, bitmap)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetBitmap operation middleware
+func (siw *ServerInterfaceWrapper) GetBitmap(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "bitmap" -------------
+	var bitmap BitmapName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "bitmap", chi.URLParam(r, "bitmap"), &bitmap, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "bitmap", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetBitmap(w, r, image, bitmap)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PatchBitmap operation middleware
+func (siw *ServerInterfaceWrapper) PatchBitmap(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "bitmap" -------------
+	var bitmap BitmapName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "bitmap", chi.URLParam(r, "bitmap"), &bitmap, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "bitmap", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PatchBitmap(w, r, image, bitmap)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ClearBitmap operation middleware
+func (siw *ServerInterfaceWrapper) ClearBitmap(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "bitmap" -------------
+	var bitmap BitmapName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "bitmap", chi.URLParam(r, "bitmap"), &bitmap, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "bitmap", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ClearBitmapParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ClearBitmap(w, r, image, bitmap, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// MergeBitmap operation middleware
+func (siw *ServerInterfaceWrapper) MergeBitmap(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "bitmap" -------------
+	var bitmap BitmapName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "bitmap", chi.URLParam(r, "bitmap"), &bitmap, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "bitmap", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params MergeBitmapParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.MergeBitmap(w, r, image, bitmap, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // CheckImage operation middleware
 func (siw *ServerInterfaceWrapper) CheckImage(w http.ResponseWriter, r *http.Request) {
 
@@ -1581,6 +2540,127 @@ func (siw *ServerInterfaceWrapper) CheckImage(w http.ResponseWriter, r *http.Req
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.CheckImage(w, r, image)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetChecksum operation middleware
+func (siw *ServerInterfaceWrapper) GetChecksum(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetChecksumParams
+
+	// ------------- Optional query parameter "algorithm" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "algorithm", r.URL.Query(), &params.Algorithm, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "algorithm"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "algorithm", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "offset" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "offset", r.URL.Query(), &params.Offset, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "offset"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "offset", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "length" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "length", r.URL.Query(), &params.Length, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "length"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "length", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "block_size" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "block_size", r.URL.Query(), &params.BlockSize, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "block_size"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "block_size", Err: err})
+		}
+		return
+	}
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	// ------------- Optional header parameter "If-None-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-None-Match")]; found {
+		var IfNoneMatch IfNoneMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-None-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-None-Match", valueList[0], &IfNoneMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-None-Match", Err: err})
+			return
+		}
+
+		params.IfNoneMatch = &IfNoneMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetChecksum(w, r, image, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1682,6 +2762,45 @@ func (siw *ServerInterfaceWrapper) GetExtents(w http.ResponseWriter, r *http.Req
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "resolve"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resolve", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "since" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "only" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "only", r.URL.Query(), &params.Only, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "only"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "only", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "dirty" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "dirty", r.URL.Query(), &params.Dirty, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "dirty"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "dirty", Err: err})
 		}
 		return
 	}
@@ -1849,6 +2968,455 @@ func (siw *ServerInterfaceWrapper) UpdateMappings(w http.ResponseWriter, r *http
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.UpdateMappings(w, r, image, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListSnapshots operation middleware
+func (siw *ServerInterfaceWrapper) ListSnapshots(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListSnapshots(w, r, image)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateSnapshot operation middleware
+func (siw *ServerInterfaceWrapper) CreateSnapshot(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateSnapshotParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateSnapshot(w, r, image, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteSnapshot operation middleware
+func (siw *ServerInterfaceWrapper) DeleteSnapshot(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "snapshot" -------------
+	var snapshot SnapshotRef
+
+	err = runtime.BindStyledParameterWithOptions("simple", "snapshot", chi.URLParam(r, "snapshot"), &snapshot, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "snapshot", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DeleteSnapshotParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	// ------------- Optional header parameter "If-None-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-None-Match")]; found {
+		var IfNoneMatch UnlessMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-None-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-None-Match", valueList[0], &IfNoneMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-None-Match", Err: err})
+			return
+		}
+
+		params.IfNoneMatch = &IfNoneMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteSnapshot(w, r, image, snapshot, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetSnapshot operation middleware
+func (siw *ServerInterfaceWrapper) GetSnapshot(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "snapshot" -------------
+	var snapshot SnapshotRef
+
+	err = runtime.BindStyledParameterWithOptions("simple", "snapshot", chi.URLParam(r, "snapshot"), &snapshot, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "snapshot", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetSnapshot(w, r, image, snapshot)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetSnapshotExtents operation middleware
+func (siw *ServerInterfaceWrapper) GetSnapshotExtents(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "snapshot" -------------
+	var snapshot SnapshotRef
+
+	err = runtime.BindStyledParameterWithOptions("simple", "snapshot", chi.URLParam(r, "snapshot"), &snapshot, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "snapshot", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetSnapshotExtentsParams
+
+	// ------------- Optional query parameter "offset" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "offset", r.URL.Query(), &params.Offset, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "offset"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "offset", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "length" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "length", r.URL.Query(), &params.Length, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "length"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "length", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "one" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "one", r.URL.Query(), &params.One, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "one"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "one", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "volunteer" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "volunteer", r.URL.Query(), &params.Volunteer, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "volunteer"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "volunteer", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "resolve" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "resolve", r.URL.Query(), &params.Resolve, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "resolve"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "resolve", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "since" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "only" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "only", r.URL.Query(), &params.Only, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "only"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "only", Err: err})
+		}
+		return
+	}
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	// ------------- Optional header parameter "If-None-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-None-Match")]; found {
+		var IfNoneMatch IfNoneMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-None-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-None-Match", valueList[0], &IfNoneMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-None-Match", Err: err})
+			return
+		}
+
+		params.IfNoneMatch = &IfNoneMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetSnapshotExtents(w, r, image, snapshot, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RevertSnapshot operation middleware
+func (siw *ServerInterfaceWrapper) RevertSnapshot(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image ImageName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "snapshot" -------------
+	var snapshot SnapshotRef
+
+	err = runtime.BindStyledParameterWithOptions("simple", "snapshot", chi.URLParam(r, "snapshot"), &snapshot, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "snapshot", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RevertSnapshotParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	// ------------- Optional header parameter "If-None-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-None-Match")]; found {
+		var IfNoneMatch UnlessMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-None-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-None-Match", valueList[0], &IfNoneMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-None-Match", Err: err})
+			return
+		}
+
+		params.IfNoneMatch = &IfNoneMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RevertSnapshot(w, r, image, snapshot, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2177,6 +3745,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	}
 
 	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/bitmaps", wrapper.ChangeBitmaps)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/images", wrapper.ListImages)
 	})
 	r.Group(func(r chi.Router) {
@@ -2204,7 +3775,31 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Get(options.BaseURL+"/v1/images/{image}/allocations/{allocation}", wrapper.GetAllocation)
 	})
 	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/images/{image}/bitmaps", wrapper.ListBitmaps)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/images/{image}/bitmaps", wrapper.CreateBitmap)
+	})
+	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/v1/images/{image}/bitmaps/{bitmap}", wrapper.DeleteBitmap)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/images/{image}/bitmaps/{bitmap}", wrapper.GetBitmap)
+	})
+	r.Group(func(r chi.Router) {
+		r.Patch(options.BaseURL+"/v1/images/{image}/bitmaps/{bitmap}", wrapper.PatchBitmap)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/images/{image}/bitmaps/{bitmap}/clear", wrapper.ClearBitmap)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/images/{image}/bitmaps/{bitmap}/merge", wrapper.MergeBitmap)
+	})
+	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/images/{image}/check", wrapper.CheckImage)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/images/{image}/checksum", wrapper.GetChecksum)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/images/{image}/extents", wrapper.GetExtents)
@@ -2217,6 +3812,24 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/images/{image}/mappings", wrapper.UpdateMappings)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/images/{image}/snapshots", wrapper.ListSnapshots)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/images/{image}/snapshots", wrapper.CreateSnapshot)
+	})
+	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/v1/images/{image}/snapshots/{snapshot}", wrapper.DeleteSnapshot)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/images/{image}/snapshots/{snapshot}", wrapper.GetSnapshot)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/images/{image}/snapshots/{snapshot}/extents", wrapper.GetSnapshotExtents)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/images/{image}/snapshots/{snapshot}/revert", wrapper.RevertSnapshot)
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/images/{image}/trim", wrapper.TrimData)
@@ -2246,6 +3859,8 @@ type BusyApplicationProblemPlusJSONResponse Problem
 
 type ConflictApplicationProblemPlusJSONResponse Problem
 
+type CreationConflictApplicationProblemPlusJSONResponse Problem
+
 type ForbiddenApplicationProblemPlusJSONResponse Problem
 
 type HeadlessResponse struct {
@@ -2256,6 +3871,8 @@ type InternalErrorApplicationProblemPlusJSONResponse Problem
 type KeyConflictApplicationProblemPlusJSONResponse Problem
 
 type NoSpaceApplicationProblemPlusJSONResponse Problem
+
+type NotAcceptableApplicationProblemPlusJSONResponse Problem
 
 type NotFoundApplicationProblemPlusJSONResponse Problem
 
@@ -2314,6 +3931,232 @@ type UnsupportedMediaApplicationProblemPlusJSONResponse struct {
 }
 
 type UnusableApplicationProblemPlusJSONResponse Problem
+
+type ChangeBitmapsRequestObject struct {
+	Params ChangeBitmapsParams
+	Body   *ChangeBitmapsJSONRequestBody
+}
+
+type ChangeBitmapsResponseObject interface {
+	VisitChangeBitmapsResponse(w http.ResponseWriter) error
+}
+
+type ChangeBitmaps204ResponseHeaders struct {
+	IdempotencyReplayed *string
+}
+
+type ChangeBitmaps204Response struct {
+	Headers ChangeBitmaps204ResponseHeaders
+}
+
+func (response ChangeBitmaps204Response) VisitChangeBitmapsResponse(w http.ResponseWriter) error {
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	w.WriteHeader(204)
+	return nil
+}
+
+type ChangeBitmaps400ApplicationProblemPlusJSONResponse struct {
+	BadBodyApplicationProblemPlusJSONResponse
+}
+
+func (response ChangeBitmaps400ApplicationProblemPlusJSONResponse) VisitChangeBitmapsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ChangeBitmaps401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response ChangeBitmaps401ApplicationProblemPlusJSONResponse) VisitChangeBitmapsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ChangeBitmaps403ApplicationProblemPlusJSONResponse struct {
+	ReadOnlyApplicationProblemPlusJSONResponse
+}
+
+func (response ChangeBitmaps403ApplicationProblemPlusJSONResponse) VisitChangeBitmapsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ChangeBitmaps404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response ChangeBitmaps404ApplicationProblemPlusJSONResponse) VisitChangeBitmapsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ChangeBitmaps409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response ChangeBitmaps409ApplicationProblemPlusJSONResponse) VisitChangeBitmapsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ChangeBitmaps413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response ChangeBitmaps413ApplicationProblemPlusJSONResponse) VisitChangeBitmapsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ChangeBitmaps415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaApplicationProblemPlusJSONResponse
+}
+
+func (response ChangeBitmaps415ApplicationProblemPlusJSONResponse) VisitChangeBitmapsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.AcceptPatch != nil {
+		w.Header().Set("Accept-Patch", fmt.Sprint(*response.Headers.AcceptPatch))
+	}
+	if response.Headers.AcceptPost != nil {
+		w.Header().Set("Accept-Post", fmt.Sprint(*response.Headers.AcceptPost))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ChangeBitmaps422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response ChangeBitmaps422ApplicationProblemPlusJSONResponse) VisitChangeBitmapsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ChangeBitmaps429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response ChangeBitmaps429ApplicationProblemPlusJSONResponse) VisitChangeBitmapsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ChangeBitmaps500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response ChangeBitmaps500ApplicationProblemPlusJSONResponse) VisitChangeBitmapsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ChangeBitmaps503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response ChangeBitmaps503ApplicationProblemPlusJSONResponse) VisitChangeBitmapsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ChangeBitmaps507ApplicationProblemPlusJSONResponse struct {
+	NoSpaceApplicationProblemPlusJSONResponse
+}
+
+func (response ChangeBitmaps507ApplicationProblemPlusJSONResponse) VisitChangeBitmapsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(507)
+	_, err := buf.WriteTo(w)
+	return err
+}
 
 type ListImagesRequestObject struct {
 	Params ListImagesParams
@@ -3985,6 +5828,1460 @@ func (response GetAllocation503ApplicationProblemPlusJSONResponse) VisitGetAlloc
 	return err
 }
 
+type ListBitmapsRequestObject struct {
+	Image ImageName `json:"image"`
+}
+
+type ListBitmapsResponseObject interface {
+	VisitListBitmapsResponse(w http.ResponseWriter) error
+}
+
+type ListBitmaps200JSONResponse BitmapList
+
+func (response ListBitmaps200JSONResponse) VisitListBitmapsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBitmaps400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response ListBitmaps400ApplicationProblemPlusJSONResponse) VisitListBitmapsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBitmaps401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response ListBitmaps401ApplicationProblemPlusJSONResponse) VisitListBitmapsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBitmaps403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ListBitmaps403ApplicationProblemPlusJSONResponse) VisitListBitmapsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBitmaps404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response ListBitmaps404ApplicationProblemPlusJSONResponse) VisitListBitmapsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBitmaps409ApplicationProblemPlusJSONResponse struct {
+	BusyApplicationProblemPlusJSONResponse
+}
+
+func (response ListBitmaps409ApplicationProblemPlusJSONResponse) VisitListBitmapsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBitmaps422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response ListBitmaps422ApplicationProblemPlusJSONResponse) VisitListBitmapsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBitmaps429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response ListBitmaps429ApplicationProblemPlusJSONResponse) VisitListBitmapsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBitmaps500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response ListBitmaps500ApplicationProblemPlusJSONResponse) VisitListBitmapsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBitmaps503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response ListBitmaps503ApplicationProblemPlusJSONResponse) VisitListBitmapsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBitmapRequestObject struct {
+	Image  ImageName `json:"image"`
+	Params CreateBitmapParams
+	Body   *CreateBitmapJSONRequestBody
+}
+
+type CreateBitmapResponseObject interface {
+	VisitCreateBitmapResponse(w http.ResponseWriter) error
+}
+
+type CreateBitmap201ResponseHeaders struct {
+	IdempotencyReplayed *string
+	Location            string
+}
+
+type CreateBitmap201JSONResponse struct {
+	Body    Bitmap
+	Headers CreateBitmap201ResponseHeaders
+}
+
+func (response CreateBitmap201JSONResponse) VisitCreateBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBitmap400ApplicationProblemPlusJSONResponse struct {
+	BadBodyApplicationProblemPlusJSONResponse
+}
+
+func (response CreateBitmap400ApplicationProblemPlusJSONResponse) VisitCreateBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBitmap401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response CreateBitmap401ApplicationProblemPlusJSONResponse) VisitCreateBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBitmap403ApplicationProblemPlusJSONResponse struct {
+	ReadOnlyApplicationProblemPlusJSONResponse
+}
+
+func (response CreateBitmap403ApplicationProblemPlusJSONResponse) VisitCreateBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBitmap404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response CreateBitmap404ApplicationProblemPlusJSONResponse) VisitCreateBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBitmap409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response CreateBitmap409ApplicationProblemPlusJSONResponse) VisitCreateBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBitmap413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response CreateBitmap413ApplicationProblemPlusJSONResponse) VisitCreateBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBitmap415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaApplicationProblemPlusJSONResponse
+}
+
+func (response CreateBitmap415ApplicationProblemPlusJSONResponse) VisitCreateBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.AcceptPatch != nil {
+		w.Header().Set("Accept-Patch", fmt.Sprint(*response.Headers.AcceptPatch))
+	}
+	if response.Headers.AcceptPost != nil {
+		w.Header().Set("Accept-Post", fmt.Sprint(*response.Headers.AcceptPost))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBitmap422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response CreateBitmap422ApplicationProblemPlusJSONResponse) VisitCreateBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBitmap429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response CreateBitmap429ApplicationProblemPlusJSONResponse) VisitCreateBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBitmap500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response CreateBitmap500ApplicationProblemPlusJSONResponse) VisitCreateBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBitmap503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response CreateBitmap503ApplicationProblemPlusJSONResponse) VisitCreateBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateBitmap507ApplicationProblemPlusJSONResponse struct {
+	NoSpaceApplicationProblemPlusJSONResponse
+}
+
+func (response CreateBitmap507ApplicationProblemPlusJSONResponse) VisitCreateBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(507)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteBitmapRequestObject struct {
+	Image  ImageName  `json:"image"`
+	Bitmap BitmapName `json:"bitmap"`
+}
+
+type DeleteBitmapResponseObject interface {
+	VisitDeleteBitmapResponse(w http.ResponseWriter) error
+}
+
+type DeleteBitmap204Response struct {
+}
+
+func (response DeleteBitmap204Response) VisitDeleteBitmapResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteBitmap400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteBitmap400ApplicationProblemPlusJSONResponse) VisitDeleteBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteBitmap401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteBitmap401ApplicationProblemPlusJSONResponse) VisitDeleteBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteBitmap403ApplicationProblemPlusJSONResponse struct {
+	ReadOnlyApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteBitmap403ApplicationProblemPlusJSONResponse) VisitDeleteBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteBitmap404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteBitmap404ApplicationProblemPlusJSONResponse) VisitDeleteBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteBitmap409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteBitmap409ApplicationProblemPlusJSONResponse) VisitDeleteBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteBitmap422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteBitmap422ApplicationProblemPlusJSONResponse) VisitDeleteBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteBitmap429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteBitmap429ApplicationProblemPlusJSONResponse) VisitDeleteBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteBitmap500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteBitmap500ApplicationProblemPlusJSONResponse) VisitDeleteBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteBitmap503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteBitmap503ApplicationProblemPlusJSONResponse) VisitDeleteBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteBitmap507ApplicationProblemPlusJSONResponse struct {
+	NoSpaceApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteBitmap507ApplicationProblemPlusJSONResponse) VisitDeleteBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(507)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBitmapRequestObject struct {
+	Image  ImageName  `json:"image"`
+	Bitmap BitmapName `json:"bitmap"`
+}
+
+type GetBitmapResponseObject interface {
+	VisitGetBitmapResponse(w http.ResponseWriter) error
+}
+
+type GetBitmap200JSONResponse Bitmap
+
+func (response GetBitmap200JSONResponse) VisitGetBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBitmap400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response GetBitmap400ApplicationProblemPlusJSONResponse) VisitGetBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBitmap401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response GetBitmap401ApplicationProblemPlusJSONResponse) VisitGetBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBitmap403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response GetBitmap403ApplicationProblemPlusJSONResponse) VisitGetBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBitmap404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response GetBitmap404ApplicationProblemPlusJSONResponse) VisitGetBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBitmap409ApplicationProblemPlusJSONResponse struct {
+	BusyApplicationProblemPlusJSONResponse
+}
+
+func (response GetBitmap409ApplicationProblemPlusJSONResponse) VisitGetBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBitmap422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response GetBitmap422ApplicationProblemPlusJSONResponse) VisitGetBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBitmap429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response GetBitmap429ApplicationProblemPlusJSONResponse) VisitGetBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBitmap500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response GetBitmap500ApplicationProblemPlusJSONResponse) VisitGetBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBitmap503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response GetBitmap503ApplicationProblemPlusJSONResponse) VisitGetBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchBitmapRequestObject struct {
+	Image                             ImageName  `json:"image"`
+	Bitmap                            BitmapName `json:"bitmap"`
+	JSONBody                          *PatchBitmapJSONRequestBody
+	ApplicationMergePatchPlusJSONBody *PatchBitmapApplicationMergePatchPlusJSONRequestBody
+}
+
+type PatchBitmapResponseObject interface {
+	VisitPatchBitmapResponse(w http.ResponseWriter) error
+}
+
+type PatchBitmap200JSONResponse Bitmap
+
+func (response PatchBitmap200JSONResponse) VisitPatchBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchBitmap400ApplicationProblemPlusJSONResponse struct {
+	BadBodyApplicationProblemPlusJSONResponse
+}
+
+func (response PatchBitmap400ApplicationProblemPlusJSONResponse) VisitPatchBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchBitmap401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response PatchBitmap401ApplicationProblemPlusJSONResponse) VisitPatchBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchBitmap403ApplicationProblemPlusJSONResponse struct {
+	ReadOnlyApplicationProblemPlusJSONResponse
+}
+
+func (response PatchBitmap403ApplicationProblemPlusJSONResponse) VisitPatchBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchBitmap404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response PatchBitmap404ApplicationProblemPlusJSONResponse) VisitPatchBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchBitmap409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response PatchBitmap409ApplicationProblemPlusJSONResponse) VisitPatchBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchBitmap413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response PatchBitmap413ApplicationProblemPlusJSONResponse) VisitPatchBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchBitmap415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaApplicationProblemPlusJSONResponse
+}
+
+func (response PatchBitmap415ApplicationProblemPlusJSONResponse) VisitPatchBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.AcceptPatch != nil {
+		w.Header().Set("Accept-Patch", fmt.Sprint(*response.Headers.AcceptPatch))
+	}
+	if response.Headers.AcceptPost != nil {
+		w.Header().Set("Accept-Post", fmt.Sprint(*response.Headers.AcceptPost))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchBitmap422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response PatchBitmap422ApplicationProblemPlusJSONResponse) VisitPatchBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchBitmap429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response PatchBitmap429ApplicationProblemPlusJSONResponse) VisitPatchBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchBitmap500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response PatchBitmap500ApplicationProblemPlusJSONResponse) VisitPatchBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchBitmap503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response PatchBitmap503ApplicationProblemPlusJSONResponse) VisitPatchBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchBitmap507ApplicationProblemPlusJSONResponse struct {
+	NoSpaceApplicationProblemPlusJSONResponse
+}
+
+func (response PatchBitmap507ApplicationProblemPlusJSONResponse) VisitPatchBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(507)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClearBitmapRequestObject struct {
+	Image  ImageName  `json:"image"`
+	Bitmap BitmapName `json:"bitmap"`
+	Params ClearBitmapParams
+	Body   *ClearBitmapJSONRequestBody
+}
+
+type ClearBitmapResponseObject interface {
+	VisitClearBitmapResponse(w http.ResponseWriter) error
+}
+
+type ClearBitmap200ResponseHeaders struct {
+	IdempotencyReplayed *string
+}
+
+type ClearBitmap200JSONResponse struct {
+	Body    Bitmap
+	Headers ClearBitmap200ResponseHeaders
+}
+
+func (response ClearBitmap200JSONResponse) VisitClearBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClearBitmap400ApplicationProblemPlusJSONResponse struct {
+	BadBodyApplicationProblemPlusJSONResponse
+}
+
+func (response ClearBitmap400ApplicationProblemPlusJSONResponse) VisitClearBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClearBitmap401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response ClearBitmap401ApplicationProblemPlusJSONResponse) VisitClearBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClearBitmap403ApplicationProblemPlusJSONResponse struct {
+	ReadOnlyApplicationProblemPlusJSONResponse
+}
+
+func (response ClearBitmap403ApplicationProblemPlusJSONResponse) VisitClearBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClearBitmap404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response ClearBitmap404ApplicationProblemPlusJSONResponse) VisitClearBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClearBitmap409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response ClearBitmap409ApplicationProblemPlusJSONResponse) VisitClearBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClearBitmap413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response ClearBitmap413ApplicationProblemPlusJSONResponse) VisitClearBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClearBitmap415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaApplicationProblemPlusJSONResponse
+}
+
+func (response ClearBitmap415ApplicationProblemPlusJSONResponse) VisitClearBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.AcceptPatch != nil {
+		w.Header().Set("Accept-Patch", fmt.Sprint(*response.Headers.AcceptPatch))
+	}
+	if response.Headers.AcceptPost != nil {
+		w.Header().Set("Accept-Post", fmt.Sprint(*response.Headers.AcceptPost))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClearBitmap422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response ClearBitmap422ApplicationProblemPlusJSONResponse) VisitClearBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClearBitmap429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response ClearBitmap429ApplicationProblemPlusJSONResponse) VisitClearBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClearBitmap500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response ClearBitmap500ApplicationProblemPlusJSONResponse) VisitClearBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClearBitmap503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response ClearBitmap503ApplicationProblemPlusJSONResponse) VisitClearBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClearBitmap507ApplicationProblemPlusJSONResponse struct {
+	NoSpaceApplicationProblemPlusJSONResponse
+}
+
+func (response ClearBitmap507ApplicationProblemPlusJSONResponse) VisitClearBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(507)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MergeBitmapRequestObject struct {
+	Image  ImageName  `json:"image"`
+	Bitmap BitmapName `json:"bitmap"`
+	Params MergeBitmapParams
+	Body   *MergeBitmapJSONRequestBody
+}
+
+type MergeBitmapResponseObject interface {
+	VisitMergeBitmapResponse(w http.ResponseWriter) error
+}
+
+type MergeBitmap200ResponseHeaders struct {
+	IdempotencyReplayed *string
+}
+
+type MergeBitmap200JSONResponse struct {
+	Body    Bitmap
+	Headers MergeBitmap200ResponseHeaders
+}
+
+func (response MergeBitmap200JSONResponse) VisitMergeBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MergeBitmap400ApplicationProblemPlusJSONResponse struct {
+	BadBodyApplicationProblemPlusJSONResponse
+}
+
+func (response MergeBitmap400ApplicationProblemPlusJSONResponse) VisitMergeBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MergeBitmap401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response MergeBitmap401ApplicationProblemPlusJSONResponse) VisitMergeBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MergeBitmap403ApplicationProblemPlusJSONResponse struct {
+	ReadOnlyApplicationProblemPlusJSONResponse
+}
+
+func (response MergeBitmap403ApplicationProblemPlusJSONResponse) VisitMergeBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MergeBitmap404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response MergeBitmap404ApplicationProblemPlusJSONResponse) VisitMergeBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MergeBitmap409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response MergeBitmap409ApplicationProblemPlusJSONResponse) VisitMergeBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MergeBitmap413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response MergeBitmap413ApplicationProblemPlusJSONResponse) VisitMergeBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MergeBitmap415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaApplicationProblemPlusJSONResponse
+}
+
+func (response MergeBitmap415ApplicationProblemPlusJSONResponse) VisitMergeBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.AcceptPatch != nil {
+		w.Header().Set("Accept-Patch", fmt.Sprint(*response.Headers.AcceptPatch))
+	}
+	if response.Headers.AcceptPost != nil {
+		w.Header().Set("Accept-Post", fmt.Sprint(*response.Headers.AcceptPost))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MergeBitmap422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response MergeBitmap422ApplicationProblemPlusJSONResponse) VisitMergeBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MergeBitmap429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response MergeBitmap429ApplicationProblemPlusJSONResponse) VisitMergeBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MergeBitmap500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response MergeBitmap500ApplicationProblemPlusJSONResponse) VisitMergeBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MergeBitmap503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response MergeBitmap503ApplicationProblemPlusJSONResponse) VisitMergeBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MergeBitmap507ApplicationProblemPlusJSONResponse struct {
+	NoSpaceApplicationProblemPlusJSONResponse
+}
+
+func (response MergeBitmap507ApplicationProblemPlusJSONResponse) VisitMergeBitmapResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(507)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type CheckImageRequestObject struct {
 	Image ImageName `json:"image"`
 	Body  *CheckImageJSONRequestBody
@@ -4205,6 +7502,269 @@ func (response CheckImage507ApplicationProblemPlusJSONResponse) VisitCheckImageR
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(507)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetChecksumRequestObject struct {
+	Image  ImageName `json:"image"`
+	Params GetChecksumParams
+}
+
+type GetChecksumResponseObject interface {
+	VisitGetChecksumResponse(w http.ResponseWriter) error
+}
+
+type GetChecksum200ResponseHeaders struct {
+	CacheControl string
+	ETag         string
+	Vary         string
+}
+
+type GetChecksum200JSONResponse struct {
+	Body    Checksum
+	Headers GetChecksum200ResponseHeaders
+}
+
+func (response GetChecksum200JSONResponse) VisitGetChecksumResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", fmt.Sprint(response.Headers.CacheControl))
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.Header().Set("Vary", fmt.Sprint(response.Headers.Vary))
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetChecksum200ApplicationxNdjsonResponse struct {
+	Body          io.Reader
+	Headers       GetChecksum200ResponseHeaders
+	ContentLength int64
+}
+
+func (response GetChecksum200ApplicationxNdjsonResponse) VisitGetChecksumResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.Header().Set("Cache-Control", fmt.Sprint(response.Headers.CacheControl))
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.Header().Set("Vary", fmt.Sprint(response.Headers.Vary))
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type GetChecksum304ResponseHeaders struct {
+	CacheControl string
+	ETag         string
+	Vary         string
+}
+
+type GetChecksum304Response struct {
+	Headers GetChecksum304ResponseHeaders
+}
+
+func (response GetChecksum304Response) VisitGetChecksumResponse(w http.ResponseWriter) error {
+	w.Header().Set("Cache-Control", fmt.Sprint(response.Headers.CacheControl))
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.Header().Set("Vary", fmt.Sprint(response.Headers.Vary))
+	w.WriteHeader(304)
+	return nil
+}
+
+type GetChecksum400ApplicationProblemPlusJSONResponse struct {
+	BadDataRequestApplicationProblemPlusJSONResponse
+}
+
+func (response GetChecksum400ApplicationProblemPlusJSONResponse) VisitGetChecksumResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetChecksum401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response GetChecksum401ApplicationProblemPlusJSONResponse) VisitGetChecksumResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetChecksum403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response GetChecksum403ApplicationProblemPlusJSONResponse) VisitGetChecksumResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetChecksum404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response GetChecksum404ApplicationProblemPlusJSONResponse) VisitGetChecksumResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetChecksum409ApplicationProblemPlusJSONResponse struct {
+	BusyApplicationProblemPlusJSONResponse
+}
+
+func (response GetChecksum409ApplicationProblemPlusJSONResponse) VisitGetChecksumResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetChecksum412ApplicationProblemPlusJSONResponse struct {
+	PreconditionFailedApplicationProblemPlusJSONResponse
+}
+
+func (response GetChecksum412ApplicationProblemPlusJSONResponse) VisitGetChecksumResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(412)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetChecksum422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response GetChecksum422ApplicationProblemPlusJSONResponse) VisitGetChecksumResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetChecksum429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response GetChecksum429ApplicationProblemPlusJSONResponse) VisitGetChecksumResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetChecksum500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response GetChecksum500ApplicationProblemPlusJSONResponse) VisitGetChecksumResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetChecksum503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response GetChecksum503ApplicationProblemPlusJSONResponse) VisitGetChecksumResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -5112,6 +8672,1285 @@ func (response UpdateMappings507ApplicationProblemPlusJSONResponse) VisitUpdateM
 	return err
 }
 
+type ListSnapshotsRequestObject struct {
+	Image ImageName `json:"image"`
+}
+
+type ListSnapshotsResponseObject interface {
+	VisitListSnapshotsResponse(w http.ResponseWriter) error
+}
+
+type ListSnapshots200JSONResponse SnapshotList
+
+func (response ListSnapshots200JSONResponse) VisitListSnapshotsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSnapshots400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response ListSnapshots400ApplicationProblemPlusJSONResponse) VisitListSnapshotsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSnapshots401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response ListSnapshots401ApplicationProblemPlusJSONResponse) VisitListSnapshotsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSnapshots403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ListSnapshots403ApplicationProblemPlusJSONResponse) VisitListSnapshotsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSnapshots404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response ListSnapshots404ApplicationProblemPlusJSONResponse) VisitListSnapshotsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSnapshots409ApplicationProblemPlusJSONResponse struct {
+	BusyApplicationProblemPlusJSONResponse
+}
+
+func (response ListSnapshots409ApplicationProblemPlusJSONResponse) VisitListSnapshotsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSnapshots422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response ListSnapshots422ApplicationProblemPlusJSONResponse) VisitListSnapshotsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSnapshots429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response ListSnapshots429ApplicationProblemPlusJSONResponse) VisitListSnapshotsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSnapshots500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response ListSnapshots500ApplicationProblemPlusJSONResponse) VisitListSnapshotsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSnapshots503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response ListSnapshots503ApplicationProblemPlusJSONResponse) VisitListSnapshotsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSnapshotRequestObject struct {
+	Image  ImageName `json:"image"`
+	Params CreateSnapshotParams
+	Body   *CreateSnapshotJSONRequestBody
+}
+
+type CreateSnapshotResponseObject interface {
+	VisitCreateSnapshotResponse(w http.ResponseWriter) error
+}
+
+type CreateSnapshot201ResponseHeaders struct {
+	IdempotencyReplayed *string
+	Location            string
+}
+
+type CreateSnapshot201JSONResponse struct {
+	Body    Snapshot
+	Headers CreateSnapshot201ResponseHeaders
+}
+
+func (response CreateSnapshot201JSONResponse) VisitCreateSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSnapshot400ApplicationProblemPlusJSONResponse struct {
+	BadBodyApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSnapshot400ApplicationProblemPlusJSONResponse) VisitCreateSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSnapshot401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSnapshot401ApplicationProblemPlusJSONResponse) VisitCreateSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSnapshot403ApplicationProblemPlusJSONResponse struct {
+	ReadOnlyApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSnapshot403ApplicationProblemPlusJSONResponse) VisitCreateSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSnapshot404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSnapshot404ApplicationProblemPlusJSONResponse) VisitCreateSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSnapshot409ApplicationProblemPlusJSONResponse struct {
+	CreationConflictApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSnapshot409ApplicationProblemPlusJSONResponse) VisitCreateSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSnapshot413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSnapshot413ApplicationProblemPlusJSONResponse) VisitCreateSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSnapshot415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSnapshot415ApplicationProblemPlusJSONResponse) VisitCreateSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.AcceptPatch != nil {
+		w.Header().Set("Accept-Patch", fmt.Sprint(*response.Headers.AcceptPatch))
+	}
+	if response.Headers.AcceptPost != nil {
+		w.Header().Set("Accept-Post", fmt.Sprint(*response.Headers.AcceptPost))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSnapshot422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSnapshot422ApplicationProblemPlusJSONResponse) VisitCreateSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSnapshot429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSnapshot429ApplicationProblemPlusJSONResponse) VisitCreateSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSnapshot500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSnapshot500ApplicationProblemPlusJSONResponse) VisitCreateSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSnapshot503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSnapshot503ApplicationProblemPlusJSONResponse) VisitCreateSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSnapshot507ApplicationProblemPlusJSONResponse struct {
+	NoSpaceApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSnapshot507ApplicationProblemPlusJSONResponse) VisitCreateSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(507)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteSnapshotRequestObject struct {
+	Image    ImageName   `json:"image"`
+	Snapshot SnapshotRef `json:"snapshot"`
+	Params   DeleteSnapshotParams
+}
+
+type DeleteSnapshotResponseObject interface {
+	VisitDeleteSnapshotResponse(w http.ResponseWriter) error
+}
+
+type DeleteSnapshot204Response struct {
+}
+
+func (response DeleteSnapshot204Response) VisitDeleteSnapshotResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteSnapshot400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteSnapshot400ApplicationProblemPlusJSONResponse) VisitDeleteSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteSnapshot401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteSnapshot401ApplicationProblemPlusJSONResponse) VisitDeleteSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteSnapshot403ApplicationProblemPlusJSONResponse struct {
+	ReadOnlyApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteSnapshot403ApplicationProblemPlusJSONResponse) VisitDeleteSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteSnapshot404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteSnapshot404ApplicationProblemPlusJSONResponse) VisitDeleteSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteSnapshot409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteSnapshot409ApplicationProblemPlusJSONResponse) VisitDeleteSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteSnapshot412ApplicationProblemPlusJSONResponse struct {
+	PreconditionFailedApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteSnapshot412ApplicationProblemPlusJSONResponse) VisitDeleteSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(412)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteSnapshot422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteSnapshot422ApplicationProblemPlusJSONResponse) VisitDeleteSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteSnapshot429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteSnapshot429ApplicationProblemPlusJSONResponse) VisitDeleteSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteSnapshot500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteSnapshot500ApplicationProblemPlusJSONResponse) VisitDeleteSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteSnapshot503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteSnapshot503ApplicationProblemPlusJSONResponse) VisitDeleteSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteSnapshot507ApplicationProblemPlusJSONResponse struct {
+	NoSpaceApplicationProblemPlusJSONResponse
+}
+
+func (response DeleteSnapshot507ApplicationProblemPlusJSONResponse) VisitDeleteSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(507)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSnapshotRequestObject struct {
+	Image    ImageName   `json:"image"`
+	Snapshot SnapshotRef `json:"snapshot"`
+}
+
+type GetSnapshotResponseObject interface {
+	VisitGetSnapshotResponse(w http.ResponseWriter) error
+}
+
+type GetSnapshot200JSONResponse Snapshot
+
+func (response GetSnapshot200JSONResponse) VisitGetSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSnapshot400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response GetSnapshot400ApplicationProblemPlusJSONResponse) VisitGetSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSnapshot401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response GetSnapshot401ApplicationProblemPlusJSONResponse) VisitGetSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSnapshot403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response GetSnapshot403ApplicationProblemPlusJSONResponse) VisitGetSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSnapshot404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response GetSnapshot404ApplicationProblemPlusJSONResponse) VisitGetSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSnapshot409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response GetSnapshot409ApplicationProblemPlusJSONResponse) VisitGetSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSnapshot422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response GetSnapshot422ApplicationProblemPlusJSONResponse) VisitGetSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSnapshot429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response GetSnapshot429ApplicationProblemPlusJSONResponse) VisitGetSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSnapshot500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response GetSnapshot500ApplicationProblemPlusJSONResponse) VisitGetSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSnapshot503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response GetSnapshot503ApplicationProblemPlusJSONResponse) VisitGetSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSnapshotExtentsRequestObject struct {
+	Image    ImageName   `json:"image"`
+	Snapshot SnapshotRef `json:"snapshot"`
+	Params   GetSnapshotExtentsParams
+}
+
+type GetSnapshotExtentsResponseObject interface {
+	VisitGetSnapshotExtentsResponse(w http.ResponseWriter) error
+}
+
+type GetSnapshotExtents200ResponseHeaders struct {
+	CacheControl string
+	ETag         string
+	Vary         string
+}
+
+type GetSnapshotExtents200JSONResponse struct {
+	Body    ExtentList
+	Headers GetSnapshotExtents200ResponseHeaders
+}
+
+func (response GetSnapshotExtents200JSONResponse) VisitGetSnapshotExtentsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", fmt.Sprint(response.Headers.CacheControl))
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.Header().Set("Vary", fmt.Sprint(response.Headers.Vary))
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSnapshotExtents200ApplicationxNdjsonResponse struct {
+	Body          io.Reader
+	Headers       GetSnapshotExtents200ResponseHeaders
+	ContentLength int64
+}
+
+func (response GetSnapshotExtents200ApplicationxNdjsonResponse) VisitGetSnapshotExtentsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.Header().Set("Cache-Control", fmt.Sprint(response.Headers.CacheControl))
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.Header().Set("Vary", fmt.Sprint(response.Headers.Vary))
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type GetSnapshotExtents304ResponseHeaders struct {
+	CacheControl string
+	ETag         string
+	Vary         string
+}
+
+type GetSnapshotExtents304Response struct {
+	Headers GetSnapshotExtents304ResponseHeaders
+}
+
+func (response GetSnapshotExtents304Response) VisitGetSnapshotExtentsResponse(w http.ResponseWriter) error {
+	w.Header().Set("Cache-Control", fmt.Sprint(response.Headers.CacheControl))
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.Header().Set("Vary", fmt.Sprint(response.Headers.Vary))
+	w.WriteHeader(304)
+	return nil
+}
+
+type GetSnapshotExtents400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response GetSnapshotExtents400ApplicationProblemPlusJSONResponse) VisitGetSnapshotExtentsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSnapshotExtents401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response GetSnapshotExtents401ApplicationProblemPlusJSONResponse) VisitGetSnapshotExtentsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSnapshotExtents403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response GetSnapshotExtents403ApplicationProblemPlusJSONResponse) VisitGetSnapshotExtentsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSnapshotExtents404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response GetSnapshotExtents404ApplicationProblemPlusJSONResponse) VisitGetSnapshotExtentsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSnapshotExtents409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response GetSnapshotExtents409ApplicationProblemPlusJSONResponse) VisitGetSnapshotExtentsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSnapshotExtents412ApplicationProblemPlusJSONResponse struct {
+	PreconditionFailedApplicationProblemPlusJSONResponse
+}
+
+func (response GetSnapshotExtents412ApplicationProblemPlusJSONResponse) VisitGetSnapshotExtentsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(412)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSnapshotExtents422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response GetSnapshotExtents422ApplicationProblemPlusJSONResponse) VisitGetSnapshotExtentsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSnapshotExtents429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response GetSnapshotExtents429ApplicationProblemPlusJSONResponse) VisitGetSnapshotExtentsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSnapshotExtents500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response GetSnapshotExtents500ApplicationProblemPlusJSONResponse) VisitGetSnapshotExtentsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSnapshotExtents503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response GetSnapshotExtents503ApplicationProblemPlusJSONResponse) VisitGetSnapshotExtentsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevertSnapshotRequestObject struct {
+	Image    ImageName   `json:"image"`
+	Snapshot SnapshotRef `json:"snapshot"`
+	Params   RevertSnapshotParams
+	Body     *RevertSnapshotJSONRequestBody
+}
+
+type RevertSnapshotResponseObject interface {
+	VisitRevertSnapshotResponse(w http.ResponseWriter) error
+}
+
+type RevertSnapshot200JSONResponse Image
+
+func (response RevertSnapshot200JSONResponse) VisitRevertSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevertSnapshot400ApplicationProblemPlusJSONResponse struct {
+	BadBodyApplicationProblemPlusJSONResponse
+}
+
+func (response RevertSnapshot400ApplicationProblemPlusJSONResponse) VisitRevertSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevertSnapshot401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response RevertSnapshot401ApplicationProblemPlusJSONResponse) VisitRevertSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevertSnapshot403ApplicationProblemPlusJSONResponse struct {
+	ReadOnlyApplicationProblemPlusJSONResponse
+}
+
+func (response RevertSnapshot403ApplicationProblemPlusJSONResponse) VisitRevertSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevertSnapshot404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response RevertSnapshot404ApplicationProblemPlusJSONResponse) VisitRevertSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevertSnapshot409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response RevertSnapshot409ApplicationProblemPlusJSONResponse) VisitRevertSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevertSnapshot412ApplicationProblemPlusJSONResponse struct {
+	PreconditionFailedApplicationProblemPlusJSONResponse
+}
+
+func (response RevertSnapshot412ApplicationProblemPlusJSONResponse) VisitRevertSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(412)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevertSnapshot413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response RevertSnapshot413ApplicationProblemPlusJSONResponse) VisitRevertSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevertSnapshot415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaApplicationProblemPlusJSONResponse
+}
+
+func (response RevertSnapshot415ApplicationProblemPlusJSONResponse) VisitRevertSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.AcceptPatch != nil {
+		w.Header().Set("Accept-Patch", fmt.Sprint(*response.Headers.AcceptPatch))
+	}
+	if response.Headers.AcceptPost != nil {
+		w.Header().Set("Accept-Post", fmt.Sprint(*response.Headers.AcceptPost))
+	}
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevertSnapshot422ApplicationProblemPlusJSONResponse struct {
+	UnusableApplicationProblemPlusJSONResponse
+}
+
+func (response RevertSnapshot422ApplicationProblemPlusJSONResponse) VisitRevertSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevertSnapshot429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response RevertSnapshot429ApplicationProblemPlusJSONResponse) VisitRevertSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevertSnapshot500ApplicationProblemPlusJSONResponse struct {
+	InternalErrorApplicationProblemPlusJSONResponse
+}
+
+func (response RevertSnapshot500ApplicationProblemPlusJSONResponse) VisitRevertSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevertSnapshot503ApplicationProblemPlusJSONResponse struct {
+	OverloadedApplicationProblemPlusJSONResponse
+}
+
+func (response RevertSnapshot503ApplicationProblemPlusJSONResponse) VisitRevertSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevertSnapshot507ApplicationProblemPlusJSONResponse struct {
+	NoSpaceApplicationProblemPlusJSONResponse
+}
+
+func (response RevertSnapshot507ApplicationProblemPlusJSONResponse) VisitRevertSnapshotResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(507)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type TrimDataRequestObject struct {
 	Image  ImageName `json:"image"`
 	Params TrimDataParams
@@ -5981,6 +10820,9 @@ func (response RevokeTicket503ApplicationProblemPlusJSONResponse) VisitRevokeTic
 
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
+	// ChangeBitmaps Change bitmaps of one or several images at one moment
+	// (POST /v1/bitmaps)
+	ChangeBitmaps(ctx context.Context, request ChangeBitmapsRequestObject) (ChangeBitmapsResponseObject, error)
 	// ListImages List images
 	// (GET /v1/images)
 	ListImages(ctx context.Context, request ListImagesRequestObject) (ListImagesResponseObject, error)
@@ -6008,9 +10850,33 @@ type StrictServerInterface interface {
 	// GetAllocation Describe an allocation
 	// (GET /v1/images/{image}/allocations/{allocation})
 	GetAllocation(ctx context.Context, request GetAllocationRequestObject) (GetAllocationResponseObject, error)
+	// ListBitmaps List the dirty bitmaps of an image
+	// (GET /v1/images/{image}/bitmaps)
+	ListBitmaps(ctx context.Context, request ListBitmapsRequestObject) (ListBitmapsResponseObject, error)
+	// CreateBitmap Create a dirty bitmap
+	// (POST /v1/images/{image}/bitmaps)
+	CreateBitmap(ctx context.Context, request CreateBitmapRequestObject) (CreateBitmapResponseObject, error)
+	// DeleteBitmap Delete a dirty bitmap
+	// (DELETE /v1/images/{image}/bitmaps/{bitmap})
+	DeleteBitmap(ctx context.Context, request DeleteBitmapRequestObject) (DeleteBitmapResponseObject, error)
+	// GetBitmap Describe a dirty bitmap
+	// (GET /v1/images/{image}/bitmaps/{bitmap})
+	GetBitmap(ctx context.Context, request GetBitmapRequestObject) (GetBitmapResponseObject, error)
+	// PatchBitmap Enable or disable a dirty bitmap
+	// (PATCH /v1/images/{image}/bitmaps/{bitmap})
+	PatchBitmap(ctx context.Context, request PatchBitmapRequestObject) (PatchBitmapResponseObject, error)
+	// ClearBitmap Clear a dirty bitmap
+	// (POST /v1/images/{image}/bitmaps/{bitmap}/clear)
+	ClearBitmap(ctx context.Context, request ClearBitmapRequestObject) (ClearBitmapResponseObject, error)
+	// MergeBitmap Add others to a dirty bitmap
+	// (POST /v1/images/{image}/bitmaps/{bitmap}/merge)
+	MergeBitmap(ctx context.Context, request MergeBitmapRequestObject) (MergeBitmapResponseObject, error)
 	// CheckImage Check an image, and repair it
 	// (POST /v1/images/{image}/check)
 	CheckImage(ctx context.Context, request CheckImageRequestObject) (CheckImageResponseObject, error)
+	// GetChecksum A checksum of what is in an image
+	// (GET /v1/images/{image}/checksum)
+	GetChecksum(ctx context.Context, request GetChecksumRequestObject) (GetChecksumResponseObject, error)
 	// GetExtents The map of an image
 	// (GET /v1/images/{image}/extents)
 	GetExtents(ctx context.Context, request GetExtentsRequestObject) (GetExtentsResponseObject, error)
@@ -6023,6 +10889,24 @@ type StrictServerInterface interface {
 	// UpdateMappings Change the map
 	// (POST /v1/images/{image}/mappings)
 	UpdateMappings(ctx context.Context, request UpdateMappingsRequestObject) (UpdateMappingsResponseObject, error)
+	// ListSnapshots List the internal snapshots of an image
+	// (GET /v1/images/{image}/snapshots)
+	ListSnapshots(ctx context.Context, request ListSnapshotsRequestObject) (ListSnapshotsResponseObject, error)
+	// CreateSnapshot Take a snapshot of an image
+	// (POST /v1/images/{image}/snapshots)
+	CreateSnapshot(ctx context.Context, request CreateSnapshotRequestObject) (CreateSnapshotResponseObject, error)
+	// DeleteSnapshot Delete a snapshot
+	// (DELETE /v1/images/{image}/snapshots/{snapshot})
+	DeleteSnapshot(ctx context.Context, request DeleteSnapshotRequestObject) (DeleteSnapshotResponseObject, error)
+	// GetSnapshot Describe a snapshot
+	// (GET /v1/images/{image}/snapshots/{snapshot})
+	GetSnapshot(ctx context.Context, request GetSnapshotRequestObject) (GetSnapshotResponseObject, error)
+	// GetSnapshotExtents The map of a snapshot
+	// (GET /v1/images/{image}/snapshots/{snapshot}/extents)
+	GetSnapshotExtents(ctx context.Context, request GetSnapshotExtentsRequestObject) (GetSnapshotExtentsResponseObject, error)
+	// RevertSnapshot Make an image what it was
+	// (POST /v1/images/{image}/snapshots/{snapshot}/revert)
+	RevertSnapshot(ctx context.Context, request RevertSnapshotRequestObject) (RevertSnapshotResponseObject, error)
 	// TrimData Discard a range
 	// (POST /v1/images/{image}/trim)
 	TrimData(ctx context.Context, request TrimDataRequestObject) (TrimDataResponseObject, error)
@@ -6074,6 +10958,39 @@ type strictHandler struct {
 	ssi         StrictServerInterface
 	middlewares []StrictMiddlewareFunc
 	options     StrictHTTPServerOptions
+}
+
+// ChangeBitmaps operation middleware
+func (sh *strictHandler) ChangeBitmaps(w http.ResponseWriter, r *http.Request, params ChangeBitmapsParams) {
+	var request ChangeBitmapsRequestObject
+
+	request.Params = params
+
+	var body ChangeBitmapsJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ChangeBitmaps(ctx, request.(ChangeBitmapsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ChangeBitmaps")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ChangeBitmapsResponseObject); ok {
+		if err := validResponse.VisitChangeBitmapsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
 }
 
 // ListImages operation middleware
@@ -6349,6 +11266,237 @@ func (sh *strictHandler) GetAllocation(w http.ResponseWriter, r *http.Request, i
 	}
 }
 
+// ListBitmaps operation middleware
+func (sh *strictHandler) ListBitmaps(w http.ResponseWriter, r *http.Request, image ImageName) {
+	var request ListBitmapsRequestObject
+
+	request.Image = image
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListBitmaps(ctx, request.(ListBitmapsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListBitmaps")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListBitmapsResponseObject); ok {
+		if err := validResponse.VisitListBitmapsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateBitmap operation middleware
+func (sh *strictHandler) CreateBitmap(w http.ResponseWriter, r *http.Request, image ImageName, params CreateBitmapParams) {
+	var request CreateBitmapRequestObject
+
+	request.Image = image
+	request.Params = params
+
+	var body CreateBitmapJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateBitmap(ctx, request.(CreateBitmapRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateBitmap")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateBitmapResponseObject); ok {
+		if err := validResponse.VisitCreateBitmapResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteBitmap operation middleware
+func (sh *strictHandler) DeleteBitmap(w http.ResponseWriter, r *http.Request, image ImageName, bitmap BitmapName) {
+	var request DeleteBitmapRequestObject
+
+	request.Image = image
+	request.Bitmap = bitmap
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteBitmap(ctx, request.(DeleteBitmapRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteBitmap")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteBitmapResponseObject); ok {
+		if err := validResponse.VisitDeleteBitmapResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetBitmap operation middleware
+func (sh *strictHandler) GetBitmap(w http.ResponseWriter, r *http.Request, image ImageName, bitmap BitmapName) {
+	var request GetBitmapRequestObject
+
+	request.Image = image
+	request.Bitmap = bitmap
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetBitmap(ctx, request.(GetBitmapRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetBitmap")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetBitmapResponseObject); ok {
+		if err := validResponse.VisitGetBitmapResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PatchBitmap operation middleware
+func (sh *strictHandler) PatchBitmap(w http.ResponseWriter, r *http.Request, image ImageName, bitmap BitmapName) {
+	var request PatchBitmapRequestObject
+
+	request.Image = image
+	request.Bitmap = bitmap
+	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/json") {
+
+		var body PatchBitmapJSONRequestBody
+		if err := runtime.BindJSONBody(r, &body); err != nil {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+		request.JSONBody = &body
+
+	}
+	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/merge-patch+json") {
+
+		var body PatchBitmapApplicationMergePatchPlusJSONRequestBody
+		if err := runtime.BindJSONBody(r, &body); err != nil {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+		request.ApplicationMergePatchPlusJSONBody = &body
+
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PatchBitmap(ctx, request.(PatchBitmapRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PatchBitmap")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PatchBitmapResponseObject); ok {
+		if err := validResponse.VisitPatchBitmapResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ClearBitmap operation middleware
+func (sh *strictHandler) ClearBitmap(w http.ResponseWriter, r *http.Request, image ImageName, bitmap BitmapName, params ClearBitmapParams) {
+	var request ClearBitmapRequestObject
+
+	request.Image = image
+	request.Bitmap = bitmap
+	request.Params = params
+
+	var body ClearBitmapJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ClearBitmap(ctx, request.(ClearBitmapRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ClearBitmap")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ClearBitmapResponseObject); ok {
+		if err := validResponse.VisitClearBitmapResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// MergeBitmap operation middleware
+func (sh *strictHandler) MergeBitmap(w http.ResponseWriter, r *http.Request, image ImageName, bitmap BitmapName, params MergeBitmapParams) {
+	var request MergeBitmapRequestObject
+
+	request.Image = image
+	request.Bitmap = bitmap
+	request.Params = params
+
+	var body MergeBitmapJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.MergeBitmap(ctx, request.(MergeBitmapRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "MergeBitmap")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(MergeBitmapResponseObject); ok {
+		if err := validResponse.VisitMergeBitmapResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // CheckImage operation middleware
 func (sh *strictHandler) CheckImage(w http.ResponseWriter, r *http.Request, image ImageName) {
 	var request CheckImageRequestObject
@@ -6375,6 +11523,33 @@ func (sh *strictHandler) CheckImage(w http.ResponseWriter, r *http.Request, imag
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(CheckImageResponseObject); ok {
 		if err := validResponse.VisitCheckImageResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetChecksum operation middleware
+func (sh *strictHandler) GetChecksum(w http.ResponseWriter, r *http.Request, image ImageName, params GetChecksumParams) {
+	var request GetChecksumRequestObject
+
+	request.Image = image
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetChecksum(ctx, request.(GetChecksumRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetChecksum")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetChecksumResponseObject); ok {
+		if err := validResponse.VisitGetChecksumResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -6495,6 +11670,184 @@ func (sh *strictHandler) UpdateMappings(w http.ResponseWriter, r *http.Request, 
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(UpdateMappingsResponseObject); ok {
 		if err := validResponse.VisitUpdateMappingsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListSnapshots operation middleware
+func (sh *strictHandler) ListSnapshots(w http.ResponseWriter, r *http.Request, image ImageName) {
+	var request ListSnapshotsRequestObject
+
+	request.Image = image
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListSnapshots(ctx, request.(ListSnapshotsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListSnapshots")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListSnapshotsResponseObject); ok {
+		if err := validResponse.VisitListSnapshotsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateSnapshot operation middleware
+func (sh *strictHandler) CreateSnapshot(w http.ResponseWriter, r *http.Request, image ImageName, params CreateSnapshotParams) {
+	var request CreateSnapshotRequestObject
+
+	request.Image = image
+	request.Params = params
+
+	var body CreateSnapshotJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateSnapshot(ctx, request.(CreateSnapshotRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateSnapshot")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateSnapshotResponseObject); ok {
+		if err := validResponse.VisitCreateSnapshotResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteSnapshot operation middleware
+func (sh *strictHandler) DeleteSnapshot(w http.ResponseWriter, r *http.Request, image ImageName, snapshot SnapshotRef, params DeleteSnapshotParams) {
+	var request DeleteSnapshotRequestObject
+
+	request.Image = image
+	request.Snapshot = snapshot
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteSnapshot(ctx, request.(DeleteSnapshotRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteSnapshot")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteSnapshotResponseObject); ok {
+		if err := validResponse.VisitDeleteSnapshotResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetSnapshot operation middleware
+func (sh *strictHandler) GetSnapshot(w http.ResponseWriter, r *http.Request, image ImageName, snapshot SnapshotRef) {
+	var request GetSnapshotRequestObject
+
+	request.Image = image
+	request.Snapshot = snapshot
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetSnapshot(ctx, request.(GetSnapshotRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetSnapshot")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetSnapshotResponseObject); ok {
+		if err := validResponse.VisitGetSnapshotResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetSnapshotExtents operation middleware
+func (sh *strictHandler) GetSnapshotExtents(w http.ResponseWriter, r *http.Request, image ImageName, snapshot SnapshotRef, params GetSnapshotExtentsParams) {
+	var request GetSnapshotExtentsRequestObject
+
+	request.Image = image
+	request.Snapshot = snapshot
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetSnapshotExtents(ctx, request.(GetSnapshotExtentsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetSnapshotExtents")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetSnapshotExtentsResponseObject); ok {
+		if err := validResponse.VisitGetSnapshotExtentsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RevertSnapshot operation middleware
+func (sh *strictHandler) RevertSnapshot(w http.ResponseWriter, r *http.Request, image ImageName, snapshot SnapshotRef, params RevertSnapshotParams) {
+	var request RevertSnapshotRequestObject
+
+	request.Image = image
+	request.Snapshot = snapshot
+	request.Params = params
+
+	var body RevertSnapshotJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RevertSnapshot(ctx, request.(RevertSnapshotRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RevertSnapshot")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RevertSnapshotResponseObject); ok {
+		if err := validResponse.VisitRevertSnapshotResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

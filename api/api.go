@@ -57,6 +57,9 @@ type Options struct {
 	State *state.DB
 	// Requests counts the requests under way. Default: nobody wants to know.
 	Requests *Requests
+	// Dialects are the protocols of other servers that are spoken, too. Default:
+	// none is.
+	Dialects []*Dialect
 	// Ready reports why no new requests are welcome, nil if they are.
 	// Default: they are.
 	Ready func() error
@@ -72,6 +75,7 @@ type server struct {
 	validate    *validator.Validate
 	limits      limitTexts
 	answers     *answers
+	sums        *service.Checksums
 	leave       func() // of opt.Load.Requests: one for each request would be garbage
 }
 
@@ -100,7 +104,7 @@ func newServer(opt Options) *server {
 	if opt.Requests == nil {
 		opt.Requests = new(Requests)
 	}
-	return &server{opt: opt, log: opt.Logger, instruments: newInstruments(opt.Telemetry), ids: newRequestIDs(), validate: newValidator(), answers: newAnswers(opt.State), leave: opt.Load.Requests().Leave}
+	return &server{opt: opt, log: opt.Logger, instruments: newInstruments(opt.Telemetry), ids: newRequestIDs(), validate: newValidator(), answers: newAnswers(opt.State), sums: service.NewChecksums(0), leave: opt.Load.Requests().Leave}
 }
 
 // Bounds of a connection. There is no bound on the time that a body takes, in

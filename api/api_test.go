@@ -148,6 +148,7 @@ func fakeDriver(mappers map[string]storage.Mapper) service.Driver {
 			layer := service.Layer{Mapper: mappers[node.Name()]}
 			if _, full := layer.Mapper.(*fullMapper); full {
 				layer.Check = func(context.Context, string) (*service.CheckReport, error) { return nil, storage.ErrNoSpace }
+				layer.Snapshots = fullKeeper{}
 			}
 			return layer, nil
 		},

@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -9,10 +10,13 @@ import (
 
 	"github.com/extentd/extentd/audit"
 	"github.com/extentd/extentd/auth"
+	"github.com/extentd/extentd/service"
 )
 
 // changes reports whether requests of a method may change something.
-func changes(method string) bool { return method != http.MethodGet && method != http.MethodHead }
+func changes(method string) bool {
+	return method != http.MethodGet && method != http.MethodHead && method != http.MethodOptions
+}
 
 // audit writes down a request that may have changed something, or tried to.
 func (o *observed) audit(r *http.Request, resp *response, start time.Time, took time.Duration, aborted bool) {
@@ -25,7 +29,10 @@ func (o *observed) audit(r *http.Request, resp *response, start time.Time, took 
 	if span := trace.SpanContextFromContext(r.Context()); span.IsValid() {
 		rec.Trace = span.TraceID().String()
 	}
-	if r.Method == http.MethodPut {
+	switch {
+	case resp.spoken != nil:
+		rec.Image = plain(resp.spoken.image)
+	case r.Method == http.MethodPut:
 		rec.Change = putChange(r)
 	}
 	o.s.opt.Audit.Write(&rec)
@@ -92,8 +99,18 @@ func changeOf(request any) *audit.Change {
 		return &audit.Change{Length: r.Body.Length}
 	case DeleteAllocationRequestObject:
 		return &audit.Change{Allocation: plain(r.Allocation)}
+	case CreateBitmapRequestObject:
+		return &audit.Change{Name: plain(r.Body.Name)}
+	case PatchBitmapRequestObject, DeleteBitmapRequestObject, ClearBitmapRequestObject, MergeBitmapRequestObject, ChangeBitmapsRequestObject:
+		return bitmapChangeOf(r)
 	case UpdateMappingsRequestObject:
 		return &audit.Change{Updates: len(r.Body.Updates)}
+	case CreateSnapshotRequestObject:
+		return &audit.Change{Name: plain(r.Body.Name)}
+	case DeleteSnapshotRequestObject:
+		return &audit.Change{Snapshot: plain(r.Snapshot)}
+	case RevertSnapshotRequestObject:
+		return &audit.Change{Snapshot: plain(r.Snapshot)}
 	case MintTicketRequestObject:
 		c := &audit.Change{Name: plain(r.Body.Image)}
 		for _, v := range r.Body.Verbs {
@@ -102,6 +119,35 @@ func changeOf(request any) *audit.Change {
 		return c
 	case RevokeTicketRequestObject:
 		return &audit.Change{Ticket: plain(auth.Mask(r.Id))}
+	}
+	return nil
+}
+
+// bitmapChangeOf is what a request was to change of bitmaps that there are. Of
+// several images their names are told, as many as a record holds.
+func bitmapChangeOf(request any) *audit.Change {
+	switch r := request.(type) {
+	case PatchBitmapRequestObject:
+		patch := r.JSONBody
+		if patch == nil {
+			patch = r.ApplicationMergePatchPlusJSONBody
+		}
+		return &audit.Change{Bitmap: plain(r.Bitmap), Enabled: patch.Enabled}
+	case DeleteBitmapRequestObject:
+		return &audit.Change{Bitmap: plain(r.Bitmap)}
+	case ClearBitmapRequestObject:
+		return &audit.Change{Bitmap: plain(r.Bitmap)}
+	case MergeBitmapRequestObject:
+		return &audit.Change{Bitmap: plain(r.Bitmap)}
+	case ChangeBitmapsRequestObject:
+		c := &audit.Change{Updates: len(r.Body.Changes)}
+		for i := range r.Body.Changes {
+			image := plain(r.Body.Changes[i].Image)
+			if len(c.Images) < service.MaxBitmapImages && !slices.Contains(c.Images, image) {
+				c.Images = append(c.Images, image)
+			}
+		}
+		return c
 	}
 	return nil
 }

@@ -50,7 +50,12 @@ func (s *server) enter(to *route, next http.HandlerFunc) http.HandlerFunc {
 // authenticate returns the request with its caller in the context, and without
 // what the caller presented in the query. It always returns a request.
 func (s *server) authenticate(w http.ResponseWriter, r *http.Request) (*http.Request, error) {
-	secret, err := credential(r)
+	return s.authenticateBy(w, r, credential)
+}
+
+// authenticateBy likewise finds the caller by what find takes out of the request.
+func (s *server) authenticateBy(w http.ResponseWriter, r *http.Request, find func(r *http.Request) (string, error)) (*http.Request, error) {
+	secret, err := find(r)
 	if err != nil {
 		return r, err
 	}

@@ -68,7 +68,7 @@ func contractRefusals(c *contract) {
 				continue
 			}
 			calls.Go(func() {
-				pairs := append([]string{"image", "mine.raw", "allocation", "none", "id", "none"}, row.header...)
+				pairs := append([]string{"image", "mine.raw", "allocation", "none", "snapshot", "none", "id", "none"}, row.header...)
 				if row.body != "" {
 					pairs = append(pairs, "body", row.body)
 				}

@@ -17,6 +17,11 @@ func onceCalls() [][4]string {
 		{"/v1/images", "201", `{"name":"k.qcow2","format":"qcow2","size":1048576}`, `{"name":"l.qcow2","format":"qcow2","size":1048576}`},
 		{"/v1/images/{image}/allocations", "201", `{"length":65536}`, `{"length":131072}`},
 		{"/v1/images/{image}/mappings", "200", `{"updates":[{"offset":0,"length":65536,"target":{"kind":"zero"}}]}`, `{"updates":[]}`},
+		{"/v1/images/{image}/snapshots", "201", `{"name":"k"}`, `{"name":"l"}`},
+		{"/v1/images/{image}/bitmaps", "201", `{"name":"k"}`, `{"name":"l"}`},
+		{"/v1/images/{image}/bitmaps/{bitmap}/clear", "200", `{}`, `{ }`},
+		{"/v1/images/{image}/bitmaps/{bitmap}/merge", "200", `{"from":["k"]}`, `{"from":["l"]}`},
+		{"/v1/bitmaps", "204", `{"changes":[{"image":"k.qcow2","operation":"delete","bitmap":"k"}]}`, `{"changes":[{"image":"k.qcow2","operation":"clear","bitmap":"k"}]}`},
 		{"/v1/tickets", "201", `{"image":"k.qcow2","verbs":["map"]}`, `{"image":"k.qcow2","verbs":["read"]}`},
 	}
 }
@@ -36,7 +41,7 @@ func contractKeys(c *contract) {
 			if want == 0 {
 				_, _ = fmt.Sscan(call[1], &want)
 			}
-			c.check(want, "POST", call[0], "", "image", "k.qcow2", "body", call[body], "Content-Type", "application/json", "Idempotency-Key", key+call[0])
+			c.check(want, "POST", call[0], "", "image", "k.qcow2", "bitmap", "k", "body", call[body], "Content-Type", "application/json", "Idempotency-Key", key+call[0])
 		}
 	}
 	c.with(start(c.t, api.Options{Guard: guard, State: db}, nil), func() {

@@ -113,8 +113,11 @@ func TestAnswersKeepTheContract(t *testing.T) {
 	c := &contract{t: t, f: f, doc: doc, seen: map[string]bool{}}
 
 	contractReads(c)
+	contractSparse(c)
 	contractWrites(c)
 	contractAllocations(c)
+	contractBitmaps(c)
+	contractSnapshots(c)
 	for _, path := range []string{"/healthz", "/readyz", "/metrics", "/openapi.yaml"} {
 		c.check(200, "GET", path, "")
 		c.check(400, "GET", path, "?x=1")
@@ -123,7 +126,7 @@ func TestAnswersKeepTheContract(t *testing.T) {
 	c.check(503, "GET", "/readyz", "")
 	for path, item := range doc.Paths.Map() {
 		for method := range item.Operations() {
-			c.check(403, method, path, "", "image", "disk.raw", "allocation", "x", "id", "x", "Host", "attacker.example")
+			c.check(403, method, path, "", "image", "disk.raw", "allocation", "x", "snapshot", "x", "id", "x", "Host", "attacker.example")
 		}
 	}
 	contractTickets(c)
@@ -168,7 +171,7 @@ func (c *contract) check(status int, method, pattern, query string, pairs ...str
 	var body []byte
 	for i := 0; i < len(pairs); i += 2 {
 		switch pairs[i] {
-		case "image", "allocation", "id":
+		case "image", "allocation", "snapshot", "id", "ticket", "disk", "bitmap":
 			path = strings.Replace(path, "{"+pairs[i]+"}", url.PathEscape(pairs[i+1]), 1)
 		case "body":
 			body = []byte(pairs[i+1])

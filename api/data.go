@@ -23,6 +23,10 @@ const (
 )
 
 func (s *server) getData(w http.ResponseWriter, r *http.Request) {
+	if r.URL.RawQuery != "" {
+		s.getSparse(w, r)
+		return
+	}
 	s.answerData(w, r, (*dataAnswer).send)
 }
 
@@ -38,22 +42,23 @@ type dataAnswer struct {
 	w      http.ResponseWriter
 	r      *http.Request
 	d      *block.Device
+	from   origin
 	size   int64 // of the image, when the answer began
 	etag   string
 	values [9]string
 }
 
-// answerData opens the image, and evaluates the conditions of the request
+// answerData opens the image, or the snapshot of it, and evaluates the conditions of the request
 // before it is answered by send, which returns an error only while nothing has
 // been sent.
 func (s *server) answerData(w http.ResponseWriter, r *http.Request, send func(*dataAnswer) error) {
-	h, err := s.acquire(r.Context(), imageName(r))
+	h, err := s.openOrigin(r)
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
 	defer h.Release()
-	a := &dataAnswer{s: s, w: w, r: r, d: h.Device(), size: h.Device().Size(), etag: `"` + h.DataGeneration() + `"`}
+	a := &dataAnswer{s: s, w: w, r: r, d: h.Device(), from: h, size: h.Device().Size(), etag: `"` + h.DataGeneration() + `"`}
 	a.set(0, "Etag", a.etag)
 	err = a.describe(r.Context())
 	if err == nil {
@@ -161,14 +166,33 @@ func (a *dataAnswer) send() error {
 			return a.sendParts(ranges)
 		}
 	case rangeNone:
-		return a.sendRange(byteRange{0, a.size}, http.StatusOK)
+		return a.sendOne(byteRange{0, a.size}, http.StatusOK)
 	}
-	return a.sendRange(ranges[0], http.StatusPartialContent)
+	return a.sendOne(ranges[0], http.StatusPartialContent)
+}
+
+// sendOne sends one range, with its digest if the client wants that.
+func (a *dataAnswer) sendOne(part byteRange, status int) error {
+	if want := wantedDigest(a.r.Header); want != nil {
+		if done, err := a.sendDigested(part, status, want); done || err != nil {
+			return err
+		}
+	}
+	return a.sendRange(part, status)
 }
 
 // sendRange sends one range as the body. Its first piece is read before the
 // header is sent.
 func (a *dataAnswer) sendRange(part byteRange, status int) error {
+	text := ""
+	if status == http.StatusPartialContent {
+		text = contentRange(part, a.size)
+	}
+	return a.sendAs(part, status, text)
+}
+
+// sendAs likewise sends one, whose Content-Range is as given, "" for none.
+func (a *dataAnswer) sendAs(part byteRange, status int, contentRange string) error {
 	ctx, memory := a.r.Context(), a.s.opt.Load.Memory()
 	take := memory.Long
 	if part.n <= block.StreamLeast {
@@ -184,8 +208,8 @@ func (a *dataAnswer) sendRange(part byteRange, status int) error {
 	}
 	defer stream.Close() //nolint:errcheck // of reading, there is nothing left to fail
 	a.describeBody(octets, part.n)
-	if status == http.StatusPartialContent {
-		a.set(8, "Content-Range", contentRange(part, a.size))
+	if contentRange != "" {
+		a.set(8, "Content-Range", contentRange)
 	}
 	a.w.WriteHeader(status)
 	n, err := conn.Send(a.w, a.r, stream, part.n)

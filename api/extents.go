@@ -24,6 +24,8 @@ type extentQuery struct {
 	ndjson     bool
 	volunteer  bool
 	topOnly    bool
+	mark       *mark // nil: extents say nothing but their bits
+	only       bool  // the extents of which the mark is true
 }
 
 // GetExtents implements GET /v1/images/{image}/extents.
@@ -32,32 +34,44 @@ func (s *server) GetExtents(ctx context.Context, request GetExtentsRequestObject
 	if err != nil {
 		return nil, err
 	}
-	release := true
+	return s.answerMap(ctx, h, &request.Params)
+}
+
+// answerMap answers with the map of an origin, which it releases.
+func (s *server) answerMap(ctx context.Context, from origin, p *GetExtentsParams) (_ *extentsResponse, err error) {
+	r := callOf(ctx).r
+	e := &extentsResponse{s: s, r: r, from: from}
 	defer func() {
-		if release {
-			h.Release()
+		if err != nil {
+			e.release()
 		}
 	}()
-	r := callOf(ctx).r
-	generation := h.Generation()
-	etag := `"` + generation + `"`
-	switch precondition(r.Header, etag) {
+	generation := from.Generation()
+	if err := e.mark(ctx, p); err != nil {
+		return nil, err
+	}
+	if p.Only != nil {
+		if e.marks == nil || e.marks.member != string(*p.Only) {
+			return nil, invalid("only", ruleConflict, "is for changed beside since, and for dirty beside dirty")
+		}
+		e.of += ".only"
+	}
+	e.etag = `"` + generation + e.of + `"`
+	switch precondition(r.Header, e.etag) {
 	case http.StatusPreconditionFailed:
 		return nil, errPrecondition
 	case http.StatusNotModified:
-		return GetExtents304Response{Headers: GetExtents304ResponseHeaders{CacheControl: cacheMap, ETag: etag, Vary: "Accept"}}, nil
+		return e, nil
 	}
-	q, err := newExtentQuery(&request.Params, h.Device().Size(), wantsLines(r.Header))
+	q, err := newExtentQuery(p, from.Device().Size(), wantsLines(r.Header))
 	if err != nil {
 		return nil, err
 	}
-	q.generation = generation
-	body, err := startMap(ctx, h, q, s.opt.Load.Memory())
-	if err != nil {
-		return nil, err
-	}
-	release = false // by the answer, when it has been sent
-	return &extentsResponse{s: s, r: r, h: h, etag: etag, ndjson: q.ndjson, body: body}, nil
+	q.generation, q.mark = generation, e.marks
+	q.only = p.Only != nil
+	e.ndjson = q.ndjson
+	e.body, err = startMap(ctx, from, q, s.opt.Load.Memory())
+	return e, err
 }
 
 // cacheMap: a copy of a map is good for as long as its generation is.
@@ -105,21 +119,58 @@ func (q *extentQuery) options() block.WalkOptions {
 type extentsResponse struct {
 	s      *server
 	r      *http.Request
-	h      *service.Handle
+	from   origin
+	since  *service.Difference // nil: extents do not say what has changed
+	marks  *mark               // what they say; nil: nothing but their bits
+	of     string              // what the ETag has beside the generation
 	etag   string
 	ndjson bool
-	body   *mapBody
+	body   *mapBody // nil: it has not changed
+}
+
+// mark finds what extents are to say beside their bits.
+func (e *extentsResponse) mark(ctx context.Context, p *GetExtentsParams) (err error) {
+	if p.Dirty != nil {
+		e.marks, err = dirtyMark(ctx, e.from, p)
+		if err == nil {
+			e.of = "." + e.from.DataGeneration()
+		}
+		return err
+	}
+	if p.Since == nil {
+		return nil
+	}
+	if valueOf(p.Volunteer) {
+		return invalid("volunteer", ruleConflict, "does not go with since")
+	}
+	if e.since, err = e.from.Since(ctx, *p.Since); err != nil {
+		return err
+	}
+	e.marks = &mark{member: "changed", walk: e.since.Changes}
+	e.of = "." + e.since.Generation()
+	return nil
+}
+
+func (e *extentsResponse) release() {
+	if e.since != nil {
+		e.since.Release()
+	}
+	e.from.Release()
 }
 
 // VisitGetExtentsResponse sends the map. Only the first piece is known to be
 // good: whatever fails after it cuts the connection.
 func (e *extentsResponse) VisitGetExtentsResponse(w http.ResponseWriter) error {
-	defer e.h.Release()
-	defer e.body.close()
+	defer e.release()
 	h := w.Header()
 	h["Etag"] = []string{e.etag}
 	h["Cache-Control"] = []string{cacheMap}
 	h["Vary"] = []string{"Accept"}
+	if e.body == nil {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	defer e.body.close()
 	h["Content-Type"] = []string{"application/json"}
 	if e.ndjson {
 		h["Content-Type"] = []string{ndjson}
@@ -128,4 +179,9 @@ func (e *extentsResponse) VisitGetExtentsResponse(w http.ResponseWriter) error {
 		e.s.abort(w, e.r, err)
 	}
 	return nil
+}
+
+// VisitGetSnapshotExtentsResponse likewise sends that of a snapshot.
+func (e *extentsResponse) VisitGetSnapshotExtentsResponse(w http.ResponseWriter) error {
+	return e.VisitGetExtentsResponse(w)
 }

@@ -127,19 +127,10 @@ func qcow2Of(q *service.QCOW2) *QCOW2 {
 		Version: q.Version, ClusterSize: q.ClusterSize, RefcountBits: q.RefcountBits, CompressionType: q.CompressionType,
 		ExtendedL2: q.ExtendedL2, LazyRefcounts: q.LazyRefcounts, Dirty: q.Dirty, Corrupt: q.Corrupt,
 		DataFile: unlessEmpty(q.DataFile), DataFileRaw: q.DataFileRaw, Encryption: unlessEmpty(q.Encryption),
-		Snapshots: make([]Snapshot, len(q.Snapshots)), Bitmaps: make([]Bitmap, len(q.Bitmaps)),
+		Snapshots: make([]Snapshot, len(q.Snapshots)), Bitmaps: bitmapsOf(q.Bitmaps),
 	}
 	for i, s := range q.Snapshots {
-		out.Snapshots[i] = Snapshot{
-			Id: s.ID, Name: s.Name, Created: s.Created.UTC(), Size: s.Size,
-			VmStateSize: s.VMStateSize, VmClock: s.VMClock.String(),
-		}
-		if s.ICount >= 0 {
-			out.Snapshots[i].Icount = &s.ICount
-		}
-	}
-	for i, b := range q.Bitmaps {
-		out.Bitmaps[i] = Bitmap{Name: b.Name, Granularity: b.Granularity, Enabled: b.Enabled, InUse: b.InUse}
+		out.Snapshots[i] = snapshotOf(&s)
 	}
 	return out
 }

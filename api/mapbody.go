@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/extentd/extentd/load"
-	"github.com/extentd/extentd/service"
 	"github.com/extentd/extentd/storage"
 )
 
@@ -60,7 +59,7 @@ type piece struct {
 
 // startMap walks and encodes the map, and returns when the first piece is
 // there, or why there is none.
-func startMap(ctx context.Context, h *service.Handle, q extentQuery, memory *load.Memory) (*mapBody, error) {
+func startMap(ctx context.Context, h origin, q extentQuery, memory *load.Memory) (*mapBody, error) {
 	if err := memory.Long(ctx, load.Least); err != nil {
 		return nil, err
 	}
@@ -137,7 +136,7 @@ func (b *mapBody) writeTo(w http.ResponseWriter) error {
 // A mapWriter encodes a map into the pieces of a body.
 type mapWriter struct {
 	ctx     context.Context // it is that of one walk
-	h       *service.Handle
+	h       origin
 	body    *mapBody
 	q       extentQuery
 	encoder encoder
@@ -148,6 +147,7 @@ type mapWriter struct {
 	count   int               // extents so far
 	end     int64             // of the last one
 	before  []storage.Mapping // see keep
+	marker  *marker           // nil: extents say nothing but their bits
 }
 
 // run writes the whole body. Of one that fails, nothing says that it ended.
@@ -158,31 +158,74 @@ func (w *mapWriter) run() (err error) {
 		}
 		w.letGo()
 	}()
+	if k := w.q.mark; k != nil && !w.q.only {
+		w.marker = newMarker(w.ctx, k, w.q.off, w.q.off+w.q.n)
+		defer w.marker.stop()
+	}
 	w.next(<-w.body.free)
 	if !w.q.ndjson {
 		w.text = fmt.Appendf(w.text, `{"size":%d,"generation":%q,"extents":[`, w.q.size, w.q.generation)
 	}
-	for m, err := range w.h.Device().Walk(w.ctx, w.q.off, w.q.n, w.q.options()) {
-		if err != nil {
-			return err
-		}
-		more, err := w.take(&m)
-		if err != nil {
-			return err
-		}
-		if !more {
-			break
-		}
+	if w.q.only {
+		err = w.runOnly()
+	} else {
+		_, err = w.walk(w.q.off, w.q.n)
+	}
+	if err != nil {
+		return err
 	}
 	if !w.q.ndjson {
 		w.text = append(w.text, ']')
-		if end := w.q.off + w.q.n; w.end < end && w.count > 0 {
+		if end := w.q.off + w.q.n; w.end < end && w.count > 0 && (!w.q.only || !w.room()) {
 			w.text = fmt.Appendf(w.text, `,"next":%d`, w.end)
 		}
 		w.text = append(w.text, "}\n"...)
 	}
 	w.hand(true)
 	return nil
+}
+
+// walk adds the extents of a range, and reports whether there is room for more.
+func (w *mapWriter) walk(off, n int64) (more bool, err error) {
+	for m, err := range w.h.Device().Walk(w.ctx, off, n, w.q.options()) {
+		if err != nil {
+			return false, err
+		}
+		if more, err := w.take(&m); !more || err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// runOnly adds the extents of the parts of which the mark is true. The map is asked
+// for those alone.
+func (w *mapWriter) runOnly() error {
+	k := *w.q.mark
+	w.marker = &marker{members: k.members(), part: marked{end: storage.MaxSize, is: true}}
+	at, end := w.q.off, w.q.off+w.q.n
+	var part marked // true, and not walked yet
+	from := at
+	for p, err := range k.parts(w.ctx, at, end) {
+		if err != nil {
+			return err
+		}
+		switch {
+		case p.is && part.is:
+		case p.is:
+			from = at
+		case part.is:
+			if more, err := w.walk(from, part.end-from); !more || err != nil {
+				return err
+			}
+		}
+		part, at = p, p.end
+	}
+	if !part.is {
+		return nil
+	}
+	_, err := w.walk(from, part.end-from)
+	return err
 }
 
 // take adds an extent, and reports whether there is room for more.
@@ -196,10 +239,31 @@ func (w *mapWriter) take(m *storage.Mapping) (more bool, err error) {
 			return false, err
 		}
 	}
+	if w.marker != nil {
+		return w.addMarked(m)
+	}
 	if err := w.add(m); err != nil {
 		return false, err
 	}
-	return w.q.limit == 0 || w.count < w.q.limit, nil
+	return w.room(), nil
+}
+
+func (w *mapWriter) room() bool { return w.q.limit == 0 || w.count < w.q.limit }
+
+// addMarked adds an extent in parts that are alike.
+func (w *mapWriter) addMarked(m *storage.Mapping) (more bool, err error) {
+	for rest := *m; rest.Length > 0 && w.room(); {
+		part, is, err := w.marker.cut(&rest)
+		if err != nil {
+			return false, err
+		}
+		w.begin()
+		w.text = w.marker.appendTo(w.encoder.append(w.text, &part), is)
+		if err := w.added(&part); err != nil {
+			return false, err
+		}
+	}
+	return w.room(), nil
 }
 
 // keep keeps an extent that was volunteered before the range, and forgets those
@@ -226,12 +290,23 @@ func (w *mapWriter) addBefore() error {
 	return nil
 }
 
-// add encodes an extent, and hands over the piece when it is full.
+// add encodes an extent.
 func (w *mapWriter) add(m *storage.Mapping) error {
+	w.begin()
+	w.text = w.encoder.append(w.text, m)
+	return w.added(m)
+}
+
+// begin writes what stands before an extent.
+func (w *mapWriter) begin() {
 	if w.count > 0 && !w.q.ndjson {
 		w.text = append(w.text, ',')
 	}
-	w.text = w.encoder.append(w.text, m)
+}
+
+// added writes what stands behind an extent, and hands over the piece when it is
+// full.
+func (w *mapWriter) added(m *storage.Mapping) error {
 	if w.q.ndjson {
 		w.text = append(w.text, '\n')
 	}

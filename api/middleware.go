@@ -65,6 +65,9 @@ func (o *observed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			panic(http.ErrAbortHandler)
 		}
 	}()
+	if o.s.opt.Dialects != nil {
+		o.s.recognise(resp, r)
+	}
 	if !o.s.hostAllowed(r.Host) {
 		o.s.fail(resp, r, errHost)
 		return
@@ -118,6 +121,7 @@ type response struct {
 	stall  time.Duration // see writePaced; 0: it is not for this response
 
 	caller  *auth.Caller  // who was found to call; nil: nobody was asked, or is known
+	spoken  *spoken       // nil: the contract of this server
 	problem string        // the type of the problem that was answered, "" for none
 	change  *audit.Change // what was asked for, where that is known; nil otherwise
 }

@@ -143,6 +143,7 @@ func joinConditions(next http.HandlerFunc) http.HandlerFunc {
 
 // A call is the request behind the object that a control call gets.
 type call struct {
+	w  http.ResponseWriter
 	r  *http.Request
 	id string
 }
@@ -163,7 +164,7 @@ func (s *server) checked(next StrictHandlerFunc, _ string) StrictHandlerFunc {
 		if s.opt.Audit != nil && changes(r.Method) {
 			noteChange(w, request)
 		}
-		return next(context.WithValue(ctx, callKey{}, call{r: r, id: requestID(w)}), w, r, request)
+		return next(context.WithValue(ctx, callKey{}, call{w: w, r: r, id: requestID(w)}), w, r, request)
 	}
 }
 

@@ -25,6 +25,7 @@ var (
 	errHost          = errors.New("the Host header names another server")
 	errPrecondition  = errors.New("the ETag is not what If-Match or If-None-Match wants")
 	errTooLarge      = errors.New("too large")
+	errNotAcceptable = errors.New("not acceptable")
 	errMedia         = errors.New("unsupported media type")
 	errNotReady      = errors.New("the server is about to stop")
 	errStalled       = errors.New("the body came too slowly")
@@ -63,6 +64,7 @@ var kinds = [...]kind{
 	{errPrecondition, http.StatusPreconditionFailed, "precondition-failed", "It has changed"},
 	{service.ErrPrecondition, http.StatusPreconditionFailed, "precondition-failed", "It has changed"},
 	{errTooLarge, http.StatusRequestEntityTooLarge, "too-large", "The body is too large"},
+	{errNotAcceptable, http.StatusNotAcceptable, "not-acceptable", "There is no such representation"},
 	{errMedia, http.StatusUnsupportedMediaType, "unsupported-media-type", "The body is of a type that is not understood"},
 	{errUnsatisfiable, http.StatusRequestedRangeNotSatisfiable, "out-of-range", "Beyond the end of the image"},
 	{errNotReady, http.StatusServiceUnavailable, "not-ready", "The server is not ready"},
@@ -179,6 +181,13 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		h.Set("Connection", "close")
 	}
 	challenge(h, err)
+	if p.Size != nil {
+		h.Set("Content-Range", "bytes */"+strconv.FormatInt(*p.Size, 10))
+	}
+	if resp, ok := w.(*response); ok && resp.spoken != nil {
+		resp.spoken.dialect.answerText(w, r, &p, err)
+		return
+	}
 	body, err := json.Marshal(p)
 	if err != nil {
 		panic(err) // a struct of strings and numbers
@@ -186,9 +195,6 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Content-Length", strconv.Itoa(len(body)+1))
 	h.Set("Cache-Control", "no-store")
-	if p.Size != nil {
-		h.Set("Content-Range", "bytes */"+strconv.FormatInt(*p.Size, 10))
-	}
 	w.WriteHeader(p.Status)
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(append(body, '\n')) // the client is gone: nobody to tell

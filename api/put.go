@@ -50,7 +50,11 @@ func (a *dataAnswer) receive(ctx context.Context, h *service.Handle) error {
 	if err := checkLength(a.r, part.n); err != nil {
 		return err
 	}
-	u := upload{s: a.s, w: a.w, r: a.r, to: a.d, part: part, unit: a.d.Units().Alloc}
+	digest, err := newBodyDigest(a.r)
+	if err != nil {
+		return err
+	}
+	u := upload{s: a.s, w: a.w, r: a.r, to: a.d, part: part, unit: a.d.Units().Alloc, digest: digest}
 	if err := u.reserve(ctx); err != nil {
 		return err
 	}
@@ -108,7 +112,11 @@ func (s *server) fillAllocation(w http.ResponseWriter, r *http.Request) error {
 	if err := checkLength(r, part.n); err != nil {
 		return err
 	}
-	u := upload{s: s, w: w, r: r, to: to, part: part}
+	digest, err := newBodyDigest(r)
+	if err != nil {
+		return err
+	}
+	u := upload{s: s, w: w, r: r, to: to, part: part, digest: digest}
 	if err := u.reserve(r.Context()); err != nil {
 		return err
 	}

@@ -15,6 +15,9 @@ func (s *server) router(routes []route) http.Handler {
 	for _, route := range routes {
 		r.Method(route.method, route.pattern, s.observe(route.method, route.pattern, s.enter(&route, s.strict(&route))))
 	}
+	for _, route := range s.dialectRoutes() {
+		r.Method(route.Method, route.Pattern, s.observe(route.Method, route.Pattern, route.serve(s)))
+	}
 	r.NotFound(s.observe("", "", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, fmt.Errorf("%w: there is nothing at this path", storage.ErrNotFound))
 	}).ServeHTTP)
@@ -25,12 +28,9 @@ func (s *server) router(routes []route) http.Handler {
 // methodNotAllowed answers what a path is not for.
 func methodNotAllowed(s *server, router *chi.Mux) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		path := r.URL.RawPath
-		if path == "" {
-			path = r.URL.Path
-		}
+		path := askedPath(w, r)
 		var allowed []string
-		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodPatch, http.MethodDelete} {
+		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodPatch, http.MethodDelete, http.MethodOptions} {
 			if router.Match(chi.NewRouteContext(), method, path) {
 				allowed = append(allowed, method)
 			}

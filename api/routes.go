@@ -42,7 +42,7 @@ func (s *server) imageRoutes() []route {
 		}),
 		ErrorHandlerFunc: s.fail,
 	}
-	return slices.Concat(imageRoutes(&control), dataRoutes(s, &control), allocationRoutes(s, &control), ticketRoutes(&control))
+	return slices.Concat(imageRoutes(&control), dataRoutes(s, &control), allocationRoutes(s, &control), snapshotRoutes(s, &control), bitmapRoutes(&control), ticketRoutes(&control))
 }
 
 func imageRoutes(c *ServerInterfaceWrapper) []route {
@@ -63,15 +63,36 @@ func dataRoutes(s *server, c *ServerInterfaceWrapper) []route {
 	extents := query{
 		"offset": integer, "length": integer, "limit": integer,
 		"one": boolean, "volunteer": boolean, "resolve": boolean,
+		"since": text, "dirty": text, "only": text,
 	}
 	return []route{
 		{http.MethodGet, one + "/extents", on(auth.Map), extents, nil, joinConditions(c.GetExtents), false},
-		{http.MethodGet, one + "/data", on(auth.Read), nil, nil, s.getData, false},
+		{http.MethodGet, one + "/data", on(auth.Read), sparseParams(true), nil, s.getData, false},
 		{http.MethodHead, one + "/data", on(auth.Read), nil, nil, s.headData, false},
 		{http.MethodPut, one + "/data", on(auth.Write), query{"flush": boolean}, nil, s.putData, false},
+		{http.MethodGet, one + "/checksum", on(auth.Read), checksumParams(), nil, joinConditions(c.GetChecksum), false},
 		{http.MethodPost, one + "/zero", on(auth.Write), nil, bodyOf[ZeroRange](maxBody, mediaJSON), joinConditions(c.ZeroData), false},
 		{http.MethodPost, one + "/trim", on(auth.Write), nil, bodyOf[TrimRange](maxBody, mediaJSON), joinConditions(c.TrimData), false},
 		{http.MethodPost, one + "/flush", on(auth.Write), nil, bodyOf[FlushRequest](maxBody, mediaJSON), c.FlushData, false},
+	}
+}
+
+func snapshotRoutes(s *server, c *ServerInterfaceWrapper) []route {
+	const all, one = "/v1/images/{image}/snapshots", "/v1/images/{image}/snapshots/{snapshot}"
+	extents := query{
+		"offset": integer, "length": integer, "limit": integer,
+		"one": boolean, "volunteer": boolean, "resolve": boolean,
+		"since": text, "only": text,
+	}
+	return []route{
+		{http.MethodGet, all, on(auth.Map), nil, nil, c.ListSnapshots, false},
+		{http.MethodPost, all, on(auth.Write), nil, bodyOf[SnapshotCreation](maxBody, mediaJSON), c.CreateSnapshot, true},
+		{http.MethodGet, one, on(auth.Map), nil, nil, c.GetSnapshot, false},
+		{http.MethodDelete, one, on(auth.Write), nil, nil, joinConditions(c.DeleteSnapshot), false},
+		{http.MethodPost, one + "/revert", on(auth.Write), nil, bodyOf[RevertRequest](maxBody, mediaJSON), joinConditions(c.RevertSnapshot), false},
+		{http.MethodGet, one + "/extents", on(auth.Map), extents, nil, joinConditions(c.GetSnapshotExtents), false},
+		{http.MethodGet, one + "/data", on(auth.Read), sparseParams(false), nil, s.getData, false},
+		{http.MethodHead, one + "/data", on(auth.Read), nil, nil, s.headData, false},
 	}
 }
 
@@ -84,6 +105,20 @@ func allocationRoutes(s *server, c *ServerInterfaceWrapper) []route {
 		{http.MethodDelete, one, on(auth.Write), nil, nil, c.DeleteAllocation, false},
 		{http.MethodPut, one + "/data", on(auth.Write), nil, nil, s.putAllocationData, false},
 		{http.MethodPost, "/v1/images/{image}/mappings", on(auth.Write), nil, bodyOf[MappingUpdates](maxBatch, mediaJSON), joinConditions(c.UpdateMappings), true},
+	}
+}
+
+func bitmapRoutes(c *ServerInterfaceWrapper) []route {
+	const all, one = "/v1/images/{image}/bitmaps", "/v1/images/{image}/bitmaps/{bitmap}"
+	return []route{
+		{http.MethodGet, all, on(auth.Map), nil, nil, c.ListBitmaps, false},
+		{http.MethodPost, all, on(auth.Write), nil, bodyOf[BitmapCreation](maxBody, mediaJSON), c.CreateBitmap, true},
+		{http.MethodGet, one, on(auth.Map), nil, nil, c.GetBitmap, false},
+		{http.MethodPatch, one, on(auth.Write), nil, bodyOf[BitmapPatch](maxBody, mediaPatch, mediaJSON), c.PatchBitmap, false},
+		{http.MethodDelete, one, on(auth.Write), nil, nil, c.DeleteBitmap, false},
+		{http.MethodPost, one + "/clear", on(auth.Write), nil, bodyOf[BitmapClear](maxBody, mediaJSON), c.ClearBitmap, true},
+		{http.MethodPost, one + "/merge", on(auth.Write), nil, bodyOf[BitmapMerge](maxBody, mediaJSON), c.MergeBitmap, true},
+		{http.MethodPost, "/v1/bitmaps", known(), nil, bodyOf[BitmapChanges](maxBatch, mediaJSON), c.ChangeBitmaps, true},
 	}
 }
 

@@ -78,7 +78,7 @@ func TestParameters(t *testing.T) {
 		"/v1/images?cursor=" + strings.Repeat("a", 1025): {"cursor", "max"},
 		"/v1/images/disk.raw?x":                          {"x", "unknown"},
 		"/v1/images/disk.raw/limits?x=1":                 {"x", "unknown"},
-		"/v1/images/disk.raw/data?offset=1":              {"offset", "unknown"},
+		"/v1/images/disk.raw/data?offset=1":              {"only", "required"},
 		"/healthz?verbose=1":                             {"verbose", "unknown"},
 	} {
 		p := f.get(t, request).problem(t, 400, "invalid-request")

@@ -49,6 +49,8 @@ type upload struct {
 	part  byteRange
 	unit  int64 // what is best written whole, a power of two
 	taken int64 // of the memory for transfers, bytes
+
+	digest *bodyDigest // nil: there is none to compare with
 }
 
 // reserve takes the memory that the upload needs at least. It is called before
@@ -79,12 +81,18 @@ func (u *upload) run(ctx context.Context) error {
 	memory := u.s.opt.Load.Memory()
 	switch n := u.part.n; {
 	case n == 0:
-		return u.end()
+		return u.end(0)
 	case n <= tinyBody:
 		return u.single(ctx, &tinyBuffers)
 	case n <= smallBody:
 		return u.single(ctx, &smallBuffers)
 	case n <= size && memory.Spare(size):
+		defer memory.Put(size)
+		return u.single(ctx, pool)
+	case n <= size && u.digest != nil: // all or nothing is what it is for
+		if err := memory.Long(ctx, size); err != nil {
+			return err
+		}
 		defer memory.Put(size)
 		return u.single(ctx, pool)
 	}
@@ -126,9 +134,10 @@ func (u *upload) fillFast(p []byte, slow time.Duration) (n int, err error) {
 }
 
 // end makes sure that the body has ended, where its length was not announced, and
-// waits for no more of it.
-func (u *upload) end() error {
-	if u.r.ContentLength < 0 {
+// waits for no more of it; and that it is what its digest says, when as much as
+// written of it has been written.
+func (u *upload) end(written int64) error {
+	if u.r.ContentLength < 0 || u.digest.trails() {
 		var one [1]byte
 		n, err := io.ReadFull(u.r.Body, one[:])
 		if n > 0 {
@@ -139,6 +148,9 @@ func (u *upload) end() error {
 		}
 	}
 	u.s.bodyCame(u.w)
+	if u.digest != nil {
+		return u.digest.verify(written)
+	}
 	return nil
 }
 
@@ -149,7 +161,7 @@ func (u *upload) single(ctx context.Context, pool *sync.Pool) error {
 	if err := u.fill(p); err != nil {
 		return err
 	}
-	if err := u.end(); err != nil {
+	if err := u.end(0); err != nil {
 		return err
 	}
 	return u.to.WriteAt(ctx, p, u.part.off)
@@ -165,7 +177,7 @@ func (u *upload) patiently(ctx context.Context, off int64) error {
 			return err
 		}
 		if off+int64(len(p)) == end {
-			if err := u.end(); err != nil {
+			if err := u.end(off - u.part.off); err != nil {
 				return err
 			}
 		}

@@ -62,7 +62,7 @@ func (u *upload) read(size int64, full chan<- filled, free chan freed) (off int6
 		p := (*f.buffer)[:min(size-off%size, end-off)]
 		n, err := u.fillFast(p, slow)
 		if err == nil && off+int64(n) == end {
-			err = u.end()
+			err = u.end(off - u.part.off)
 		}
 		if err != nil {
 			free <- f

@@ -54,6 +54,10 @@ type Change struct {
 	Name       string   `json:"name,omitempty"` // of what is to be made
 	Size       *int64   `json:"size,omitempty"`
 	Allocation string   `json:"allocation,omitempty"`
+	Snapshot   string   `json:"snapshot,omitempty"` // as it was asked for
+	Bitmap     string   `json:"bitmap,omitempty"`
+	Enabled    *bool    `json:"enabled,omitempty"` // of a bitmap
+	Images     []string `json:"images,omitempty"`  // of a batch of bitmaps
 	Updates    int      `json:"updates,omitempty"` // of a batch
 	Repair     string   `json:"repair,omitempty"`
 	Ticket     string   `json:"ticket,omitempty"` // its id

@@ -23,6 +23,7 @@ func works() []work {
 		{"overwrite", overwrite},
 		{"allocate", allocate},
 		{"clear", clearWhole},
+		{"changes", changedBlocks},
 		{"check", checkWhole},
 		{"nbd-read", nbdReads},
 		{"nbd-overwrite", nbdOverwrites},
@@ -31,6 +32,7 @@ func works() []work {
 		{"nbd-map", nbdMap},
 		{"copy-local", copyLocally},
 		{"copy-http", copyRemotely},
+		{"imageio", besideImageio},
 	}
 }
 

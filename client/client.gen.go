@@ -17,6 +17,36 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for BitmapChangeOperation.
+const (
+	BitmapChangeOperationClear   BitmapChangeOperation = "clear"
+	BitmapChangeOperationCreate  BitmapChangeOperation = "create"
+	BitmapChangeOperationDelete  BitmapChangeOperation = "delete"
+	BitmapChangeOperationDisable BitmapChangeOperation = "disable"
+	BitmapChangeOperationEnable  BitmapChangeOperation = "enable"
+	BitmapChangeOperationMerge   BitmapChangeOperation = "merge"
+)
+
+// Valid indicates whether the value is a known member of the BitmapChangeOperation enum.
+func (e BitmapChangeOperation) Valid() bool {
+	switch e {
+	case BitmapChangeOperationClear:
+		return true
+	case BitmapChangeOperationCreate:
+		return true
+	case BitmapChangeOperationDelete:
+		return true
+	case BitmapChangeOperationDisable:
+		return true
+	case BitmapChangeOperationEnable:
+		return true
+	case BitmapChangeOperationMerge:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for CheckRequestRepair.
 const (
 	CheckRequestRepairAll   CheckRequestRepair = "all"
@@ -32,6 +62,30 @@ func (e CheckRequestRepair) Valid() bool {
 	case CheckRequestRepairLeaks:
 		return true
 	case CheckRequestRepairNone:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ChecksumAlgorithm.
+const (
+	ChecksumAlgorithmBlake3       ChecksumAlgorithm = "blake3"
+	ChecksumAlgorithmBlake3Blocks ChecksumAlgorithm = "blake3-blocks"
+	ChecksumAlgorithmSha256       ChecksumAlgorithm = "sha256"
+	ChecksumAlgorithmSha256Blocks ChecksumAlgorithm = "sha256-blocks"
+)
+
+// Valid indicates whether the value is a known member of the ChecksumAlgorithm enum.
+func (e ChecksumAlgorithm) Valid() bool {
+	switch e {
+	case ChecksumAlgorithmBlake3:
+		return true
+	case ChecksumAlgorithmBlake3Blocks:
+		return true
+	case ChecksumAlgorithmSha256:
+		return true
+	case ChecksumAlgorithmSha256Blocks:
 		return true
 	default:
 		return false
@@ -164,6 +218,114 @@ func (e Verb) Valid() bool {
 	}
 }
 
+// Defines values for OnlyMarked.
+const (
+	OnlyMarkedChanged OnlyMarked = "changed"
+	OnlyMarkedDirty   OnlyMarked = "dirty"
+)
+
+// Valid indicates whether the value is a known member of the OnlyMarked enum.
+func (e OnlyMarked) Valid() bool {
+	switch e {
+	case OnlyMarkedChanged:
+		return true
+	case OnlyMarkedDirty:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for GetChecksumParamsAlgorithm.
+const (
+	GetChecksumParamsAlgorithmBlake3       GetChecksumParamsAlgorithm = "blake3"
+	GetChecksumParamsAlgorithmBlake3Blocks GetChecksumParamsAlgorithm = "blake3-blocks"
+	GetChecksumParamsAlgorithmSha256       GetChecksumParamsAlgorithm = "sha256"
+	GetChecksumParamsAlgorithmSha256Blocks GetChecksumParamsAlgorithm = "sha256-blocks"
+)
+
+// Valid indicates whether the value is a known member of the GetChecksumParamsAlgorithm enum.
+func (e GetChecksumParamsAlgorithm) Valid() bool {
+	switch e {
+	case GetChecksumParamsAlgorithmBlake3:
+		return true
+	case GetChecksumParamsAlgorithmBlake3Blocks:
+		return true
+	case GetChecksumParamsAlgorithmSha256:
+		return true
+	case GetChecksumParamsAlgorithmSha256Blocks:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for GetDataParamsOnly.
+const (
+	GetDataParamsOnlyData GetDataParamsOnly = "data"
+)
+
+// Valid indicates whether the value is a known member of the GetDataParamsOnly enum.
+func (e GetDataParamsOnly) Valid() bool {
+	switch e {
+	case GetDataParamsOnlyData:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for GetExtentsParamsOnly.
+const (
+	GetExtentsParamsOnlyChanged GetExtentsParamsOnly = "changed"
+	GetExtentsParamsOnlyDirty   GetExtentsParamsOnly = "dirty"
+)
+
+// Valid indicates whether the value is a known member of the GetExtentsParamsOnly enum.
+func (e GetExtentsParamsOnly) Valid() bool {
+	switch e {
+	case GetExtentsParamsOnlyChanged:
+		return true
+	case GetExtentsParamsOnlyDirty:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for GetSnapshotDataParamsOnly.
+const (
+	GetSnapshotDataParamsOnlyData GetSnapshotDataParamsOnly = "data"
+)
+
+// Valid indicates whether the value is a known member of the GetSnapshotDataParamsOnly enum.
+func (e GetSnapshotDataParamsOnly) Valid() bool {
+	switch e {
+	case GetSnapshotDataParamsOnlyData:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for GetSnapshotExtentsParamsOnly.
+const (
+	GetSnapshotExtentsParamsOnlyChanged GetSnapshotExtentsParamsOnly = "changed"
+	GetSnapshotExtentsParamsOnlyDirty   GetSnapshotExtentsParamsOnly = "dirty"
+)
+
+// Valid indicates whether the value is a known member of the GetSnapshotExtentsParamsOnly enum.
+func (e GetSnapshotExtentsParamsOnly) Valid() bool {
+	switch e {
+	case GetSnapshotExtentsParamsOnlyChanged:
+		return true
+	case GetSnapshotExtentsParamsOnlyDirty:
+		return true
+	default:
+		return false
+	}
+}
+
 // Allocation Blocks that are reserved, and not yet mapped.
 type Allocation struct {
 	// Contiguous Whether it lies in one run.
@@ -237,15 +399,90 @@ type AnchoredRange struct {
 
 // Bitmap A persistent dirty bitmap.
 type Bitmap struct {
+	// Dirty How much of the image it marks, bytes. Absent where that is not known:
+	// of one that is inconsistent, and, in lists and in the description of the
+	// image, where it would take long to find out.
+	Dirty *int64 `json:"dirty,omitempty"`
+
 	// Enabled Whether it records what is written.
 	Enabled bool `json:"enabled"`
 
 	// Granularity How many bytes one bit stands for.
 	Granularity int64 `json:"granularity"`
 
-	// InUse Whether it was not stored cleanly. Its content says nothing then.
-	InUse bool   `json:"in_use"`
-	Name  string `json:"name"`
+	// InUse The same as `inconsistent`.
+	// Deprecated: this property has been marked as deprecated upstream, but no `x-deprecated-reason` was set
+	InUse bool `json:"in_use"`
+
+	// Inconsistent Whether it was not stored when the image was last written to, for a crash
+	// say: what it said is lost. It cannot be read, nor changed; delete it, and
+	// begin with a full copy. `false` for one that this server records in at
+	// the moment.
+	Inconsistent bool   `json:"inconsistent"`
+	Name         string `json:"name"`
+}
+
+// BitmapChange One change of one bitmap. `granularity` and `enabled` go with `create`
+// alone, and `from` with `merge`, which needs it.
+type BitmapChange struct {
+	// Bitmap The bitmap's name; of a new one as in `BitmapCreation`.
+	Bitmap string `json:"bitmap" validate:"min=1,max=1023"`
+
+	// Enabled Whether the new bitmap records what is written.
+	Enabled *bool `json:"enabled,omitempty" validate:"excluded_unless=Operation create"`
+
+	// From The names of the bitmaps to add.
+	From *[]string `json:"from,omitempty" validate:"excluded_unless=Operation merge,required_if=Operation merge,omitnil,min=1,max=1000"`
+
+	// Granularity How many bytes one bit stands for, a power of two.
+	Granularity *int64 `json:"granularity,omitempty" validate:"excluded_unless=Operation create,omitnil,min=512,max=2147483648"`
+
+	// Image The image's name.
+	Image string `json:"image"`
+
+	// Operation What is done with the bitmap.
+	Operation BitmapChangeOperation `json:"operation" validate:"oneof=create delete clear enable disable merge"`
+}
+
+// BitmapChangeOperation What is done with the bitmap.
+type BitmapChangeOperation string
+
+// BitmapChanges Changes of bitmaps, to be made at one moment.
+type BitmapChanges struct {
+	// Changes Of at most 64 images.
+	Changes []BitmapChange `json:"changes" validate:"min=1,max=1000,dive"`
+}
+
+// BitmapClear It has no members.
+type BitmapClear = map[string]interface{}
+
+// BitmapCreation A bitmap to be.
+type BitmapCreation struct {
+	// Enabled Whether it records what is written.
+	Enabled *bool `json:"enabled,omitempty"`
+
+	// Granularity How many bytes one bit stands for, a power of two.
+	Granularity *int64 `json:"granularity,omitempty" validate:"omitnil,min=512,max=2147483648"`
+
+	// Name 1 to 1,023 bytes of UTF-8, without `/` and NUL, and neither `.` nor `..`. No other bitmap of the image has it.
+	Name string `json:"name"`
+}
+
+// BitmapList The bitmaps of an image.
+type BitmapList struct {
+	Bitmaps []Bitmap `json:"bitmaps"`
+}
+
+// BitmapMerge What is to be added to a bitmap.
+type BitmapMerge struct {
+	// From The names of the bitmaps to add.
+	From []string `json:"from" validate:"min=1,max=1000"`
+}
+
+// BitmapPatch What is to change of a bitmap.
+type BitmapPatch struct {
+	// Enabled Whether it records what is written.
+	Enabled *bool `json:"enabled,omitempty"`
 }
 
 // CheckReport What a check found. What was repaired is counted under `_fixed`, and not
@@ -284,16 +521,52 @@ type CheckRequest struct {
 // CheckRequestRepair defines model for CheckRequest.Repair.
 type CheckRequestRepair string
 
+// Checksum A checksum of a range of an image.
+type Checksum struct {
+	Algorithm ChecksumAlgorithm `json:"algorithm"`
+
+	// BlockSize The size of the blocks, bytes. Absent where there are none.
+	BlockSize *int64 `json:"block_size,omitempty"`
+
+	// Changed The image was written to meanwhile: the checksum is of no one time. Only
+	// there when true.
+	Changed *bool `json:"changed,omitempty"`
+
+	// Checksum The checksum, in hex.
+	Checksum string `json:"checksum"`
+
+	// DataGeneration The generation of the data when it began to be read.
+	DataGeneration string `json:"data_generation"`
+
+	// Length How long it is, bytes.
+	Length int64 `json:"length"`
+
+	// Offset Where the range begins, bytes.
+	Offset int64 `json:"offset"`
+
+	// Size The size of the image, bytes.
+	Size int64 `json:"size"`
+}
+
+// ChecksumAlgorithm defines model for Checksum.Algorithm.
+type ChecksumAlgorithm string
+
 // Extent A range of an image, and where it is.
 type Extent struct {
 	// Alloc Whether storage is reserved for the range.
 	Alloc bool `json:"alloc"`
+
+	// Changed With `since`, whether the range may read otherwise than in that snapshot. Absent otherwise.
+	Changed *bool `json:"changed,omitempty"`
 
 	// Compressed The bytes are stored compressed. Absent otherwise.
 	Compressed *bool `json:"compressed,omitempty"`
 
 	// Depth The layer that says this; 0 is the top.
 	Depth int `json:"depth"`
+
+	// Dirty Whether the bitmap in `dirty` of the query marks the range. There exactly if one is named.
+	Dirty *bool `json:"dirty,omitempty"`
 
 	// Encrypted The bytes at `node_offset` are cipher text. Absent otherwise.
 	Encrypted *bool `json:"encrypted,omitempty"`
@@ -644,7 +917,7 @@ type Problem struct {
 	// Title What the type means. The same for all errors of a type.
 	Title string `json:"title"`
 
-	// Type `/problems/` and one of: `not-found`, `method-not-allowed`,
+	// Type `/problems/` and one of: `not-found`, `not-acceptable`, `method-not-allowed`,
 	// `invalid-request`, `misaligned`, `out-of-range`, `forbidden`,
 	// `read-only`, `exists`, `image-busy`, `conflict`,
 	// `precondition-failed`, `too-large`, `unsupported-media-type`,
@@ -687,6 +960,9 @@ type QCOW2 struct {
 	Version       int        `json:"version"`
 }
 
+// RevertRequest It has no members.
+type RevertRequest = map[string]interface{}
+
 // Snapshot An internal snapshot.
 type Snapshot struct {
 	Created time.Time `json:"created"`
@@ -706,6 +982,18 @@ type Snapshot struct {
 
 	// VmStateSize The size of the saved state of a virtual machine, bytes; 0 for none.
 	VmStateSize int64 `json:"vm_state_size"`
+}
+
+// SnapshotCreation defines model for SnapshotCreation.
+type SnapshotCreation struct {
+	// Name 1 to 255 bytes of UTF-8 without NUL, not beginning with `id:`, and of no
+	// other snapshot of the image.
+	Name string `json:"name" validate:"min=1,max=255"`
+}
+
+// SnapshotList defines model for SnapshotList.
+type SnapshotList struct {
+	Snapshots []Snapshot `json:"snapshots"`
 }
 
 // Ticket defines model for Ticket.
@@ -764,8 +1052,17 @@ type ZeroRange struct {
 // AllocationID defines model for AllocationID.
 type AllocationID = string
 
+// BitmapName defines model for BitmapName.
+type BitmapName = string
+
+// ContentDigest defines model for ContentDigest.
+type ContentDigest = string
+
 // ContentRange defines model for ContentRange.
 type ContentRange = string
+
+// Dirty defines model for Dirty.
+type Dirty = string
 
 // Flush defines model for Flush.
 type Flush = bool
@@ -781,6 +1078,15 @@ type IfNoneMatch = string
 
 // ImageName defines model for ImageName.
 type ImageName = string
+
+// OnlyMarked defines model for OnlyMarked.
+type OnlyMarked string
+
+// Since defines model for Since.
+type Since = string
+
+// SnapshotRef defines model for SnapshotRef.
+type SnapshotRef = string
 
 // TicketID defines model for TicketID.
 type TicketID = string
@@ -812,6 +1118,10 @@ type Busy = Problem
 // one that it does not know by its `status`.
 type Conflict = Problem
 
+// CreationConflict An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type CreationConflict = Problem
+
 // Forbidden An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
 type Forbidden = Problem
@@ -827,6 +1137,10 @@ type KeyConflict = Problem
 // NoSpace An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
 type NoSpace = Problem
+
+// NotAcceptable An error (RFC 9457). `type` tells errors apart; a client should treat
+// one that it does not know by its `status`.
+type NotAcceptable = Problem
 
 // NotFound An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
@@ -867,6 +1181,17 @@ type UnsupportedMedia = Problem
 // Unusable An error (RFC 9457). `type` tells errors apart; a client should treat
 // one that it does not know by its `status`.
 type Unusable = Problem
+
+// ChangeBitmapsParams defines parameters for ChangeBitmaps.
+type ChangeBitmapsParams struct {
+	// IdempotencyKey Lets the request be made once, however often it is sent: one with the same
+	// key and the same content gets the same answer again, for a day, and waits
+	// for it while the first is under way. One with other content is 409
+	// `conflict`, and so is one after a crash of the server that leaves open what
+	// became of the first. Keys are of the caller: others may use the same. An
+	// answer that says that nothing was done leaves the key free.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
 
 // ListImagesParams defines parameters for ListImages.
 type ListImagesParams struct {
@@ -918,10 +1243,96 @@ type PutAllocationDataParams struct {
 	// ContentRange Which bytes the body is: `bytes FIRST-LAST/*`, or with the size in place
 	// of the star, which must be right then.
 	ContentRange *ContentRange `json:"Content-Range,omitempty"`
+
+	// ContentDigest The digests of the body (RFC 9530). At least one of them is of `sha-256` or
+	// `sha-512`; all of these are compared, and others are not looked at.
+	ContentDigest *ContentDigest `json:"Content-Digest,omitempty"`
 }
+
+// CreateBitmapParams defines parameters for CreateBitmap.
+type CreateBitmapParams struct {
+	// IdempotencyKey Lets the request be made once, however often it is sent: one with the same
+	// key and the same content gets the same answer again, for a day, and waits
+	// for it while the first is under way. One with other content is 409
+	// `conflict`, and so is one after a crash of the server that leaves open what
+	// became of the first. Keys are of the caller: others may use the same. An
+	// answer that says that nothing was done leaves the key free.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ClearBitmapParams defines parameters for ClearBitmap.
+type ClearBitmapParams struct {
+	// IdempotencyKey Lets the request be made once, however often it is sent: one with the same
+	// key and the same content gets the same answer again, for a day, and waits
+	// for it while the first is under way. One with other content is 409
+	// `conflict`, and so is one after a crash of the server that leaves open what
+	// became of the first. Keys are of the caller: others may use the same. An
+	// answer that says that nothing was done leaves the key free.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// MergeBitmapParams defines parameters for MergeBitmap.
+type MergeBitmapParams struct {
+	// IdempotencyKey Lets the request be made once, however often it is sent: one with the same
+	// key and the same content gets the same answer again, for a day, and waits
+	// for it while the first is under way. One with other content is 409
+	// `conflict`, and so is one after a crash of the server that leaves open what
+	// became of the first. Keys are of the caller: others may use the same. An
+	// answer that says that nothing was done leaves the key free.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// GetChecksumParams defines parameters for GetChecksum.
+type GetChecksumParams struct {
+	// Algorithm What is computed.
+	Algorithm *GetChecksumParamsAlgorithm `form:"algorithm,omitempty" json:"algorithm,omitempty" validate:"omitnil,oneof=sha256-blocks blake3-blocks sha256 blake3"`
+
+	// Offset Where the range begins, bytes. A multiple of the minimum of the image.
+	Offset *int64 `form:"offset,omitempty" json:"offset,omitempty" validate:"omitnil,min=0"`
+
+	// Length How long the range is, bytes. Without it, it ends where the image does.
+	Length *int64 `form:"length,omitempty" json:"length,omitempty" validate:"omitnil,min=1"`
+
+	// BlockSize The size of the blocks, bytes: a power of two. Not for `sha256` and
+	// `blake3`.
+	BlockSize *int64 `form:"block_size,omitempty" json:"block_size,omitempty" validate:"omitnil,min=65536,max=67108864"`
+
+	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
+	// 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+
+	// IfNoneMatch A list of ETags, or `*`. If the ETag is still one of them, the answer is
+	// 304 and has no body.
+	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
+}
+
+// GetChecksumParamsAlgorithm defines parameters for GetChecksum.
+type GetChecksumParamsAlgorithm string
 
 // GetDataParams defines parameters for GetData.
 type GetDataParams struct {
+	// Only `data`: the parts that may hold anything but zeros.
+	Only *GetDataParamsOnly `form:"only,omitempty" json:"only,omitempty" validate:"omitnil,oneof=data"`
+
+	// Since The parts that may read otherwise than in this internal snapshot: its
+	// name, or `id:N`.
+	Since *string `form:"since,omitempty" json:"since,omitempty"`
+
+	// Dirty The parts that this dirty bitmap marks.
+	Dirty *string `form:"dirty,omitempty" json:"dirty,omitempty"`
+
+	// Offset Where the parts begin, bytes: up to the size of the image, and a
+	// multiple of the minimum. Only for a request for parts.
+	Offset *int64 `form:"offset,omitempty" json:"offset,omitempty" validate:"omitnil,min=0"`
+
+	// Length How much of the image is looked at, bytes. Without it, all from the
+	// offset on. Only for a request for parts.
+	Length *int64 `form:"length,omitempty" json:"length,omitempty" validate:"omitnil,min=1"`
+
+	// WantContentDigest A dictionary of algorithms, each with a preference from 0 (not wanted)
+	// to 10 (most wanted), of which `sha-256` and `sha-512` are known.
+	WantContentDigest *string `json:"Want-Content-Digest,omitempty"`
+
 	// Range Which bytes, as RFC 9110 defines it.
 	Range *string `json:"Range,omitempty"`
 
@@ -937,6 +1348,9 @@ type GetDataParams struct {
 	// 304 and has no body.
 	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
 }
+
+// GetDataParamsOnly defines parameters for GetData.
+type GetDataParamsOnly string
 
 // HeadDataParams defines parameters for HeadData.
 type HeadDataParams struct {
@@ -957,6 +1371,10 @@ type PutDataParams struct {
 	// ContentRange Which bytes the body is: `bytes FIRST-LAST/*`, or with the size in place
 	// of the star, which must be right then.
 	ContentRange *ContentRange `json:"Content-Range,omitempty"`
+
+	// ContentDigest The digests of the body (RFC 9530). At least one of them is of `sha-256` or
+	// `sha-512`; all of these are compared, and others are not looked at.
+	ContentDigest *ContentDigest `json:"Content-Digest,omitempty"`
 
 	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
 	// 412.
@@ -992,6 +1410,25 @@ type GetExtentsParams struct {
 	// `local` false.
 	Resolve *bool `form:"resolve,omitempty" json:"resolve,omitempty"`
 
+	// Since A snapshot of the image: its name, or `id:N`. Every extent then says with
+	// `changed` whether it may read otherwise than in that snapshot, and extents
+	// are split where that changes. It is computed from the tables alone: what is
+	// not changed reads the same, and what is changed may by chance. Beyond the end
+	// of that snapshot, what reads as zeros is not changed. The ETag is of both.
+	// Not with `volunteer` or `dirty`; with `resolve=false` it says the same.
+	Since *Since `form:"since,omitempty" json:"since,omitempty" validate:"omitnil,min=1,max=65535"`
+
+	// Only `changed`, beside `since`, or `dirty`, beside `dirty`: the extents of which
+	// that is true, and none of the others. Those are not even looked up: of a large
+	// image of which little has changed it takes a fraction of the time.
+	Only *GetExtentsParamsOnly `form:"only,omitempty" json:"only,omitempty" validate:"omitnil,oneof=changed dirty"`
+
+	// Dirty The name of a dirty bitmap of the image: every extent says whether the bitmap
+	// marks it, as `dirty`, and extents are split where that changes. The ETag then
+	// changes with the data, which may be written to while the map stays as it is.
+	// Not with `volunteer` or `since`.
+	Dirty *Dirty `form:"dirty,omitempty" json:"dirty,omitempty" validate:"omitnil,min=1,max=1023"`
+
 	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
 	// 412.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
@@ -1000,6 +1437,9 @@ type GetExtentsParams struct {
 	// 304 and has no body.
 	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
 }
+
+// GetExtentsParamsOnly defines parameters for GetExtents.
+type GetExtentsParamsOnly string
 
 // UpdateMappingsParams defines parameters for UpdateMappings.
 type UpdateMappingsParams struct {
@@ -1014,6 +1454,140 @@ type UpdateMappingsParams struct {
 	// became of the first. Keys are of the caller: others may use the same. An
 	// answer that says that nothing was done leaves the key free.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// CreateSnapshotParams defines parameters for CreateSnapshot.
+type CreateSnapshotParams struct {
+	// IdempotencyKey Lets the request be made once, however often it is sent: one with the same
+	// key and the same content gets the same answer again, for a day, and waits
+	// for it while the first is under way. One with other content is 409
+	// `conflict`, and so is one after a crash of the server that leaves open what
+	// became of the first. Keys are of the caller: others may use the same. An
+	// answer that says that nothing was done leaves the key free.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeleteSnapshotParams defines parameters for DeleteSnapshot.
+type DeleteSnapshotParams struct {
+	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
+	// 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+
+	// IfNoneMatch A list of ETags, or `*`. If the ETag is still one of them, the answer is
+	// 412.
+	IfNoneMatch *UnlessMatch `json:"If-None-Match,omitempty"`
+}
+
+// GetSnapshotDataParams defines parameters for GetSnapshotData.
+type GetSnapshotDataParams struct {
+	// Only `data`: the parts that may hold anything but zeros.
+	Only *GetSnapshotDataParamsOnly `form:"only,omitempty" json:"only,omitempty" validate:"omitnil,oneof=data"`
+
+	// Since The parts that may read otherwise than in this internal snapshot: its
+	// name, or `id:N`.
+	Since *string `form:"since,omitempty" json:"since,omitempty"`
+
+	// Offset Where the parts begin, bytes: up to the size of the snapshot, and a
+	// multiple of the minimum. Only for a request for parts.
+	Offset *int64 `form:"offset,omitempty" json:"offset,omitempty" validate:"omitnil,min=0"`
+
+	// Length How much of the snapshot is looked at, bytes. Without it, all from the
+	// offset on. Only for a request for parts.
+	Length *int64 `form:"length,omitempty" json:"length,omitempty" validate:"omitnil,min=1"`
+
+	// Range Which bytes, as RFC 9110 defines it.
+	Range *string `json:"Range,omitempty"`
+
+	// IfRange An ETag: if it is another one, `Range` is ignored and the answer is the
+	// whole snapshot. A date never matches.
+	IfRange *string `json:"If-Range,omitempty"`
+
+	// WantContentDigest A dictionary of algorithms, each with a preference from 0 (not wanted)
+	// to 10 (most wanted), of which `sha-256` and `sha-512` are known.
+	WantContentDigest *string `json:"Want-Content-Digest,omitempty"`
+
+	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
+	// 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+
+	// IfNoneMatch A list of ETags, or `*`. If the ETag is still one of them, the answer is
+	// 304 and has no body.
+	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
+}
+
+// GetSnapshotDataParamsOnly defines parameters for GetSnapshotData.
+type GetSnapshotDataParamsOnly string
+
+// HeadSnapshotDataParams defines parameters for HeadSnapshotData.
+type HeadSnapshotDataParams struct {
+	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
+	// 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+
+	// IfNoneMatch A list of ETags, or `*`. If the ETag is still one of them, the answer is
+	// 304 and has no body.
+	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
+}
+
+// GetSnapshotExtentsParams defines parameters for GetSnapshotExtents.
+type GetSnapshotExtentsParams struct {
+	// Offset Where the range begins, bytes. It lies inside the image; 0 is allowed
+	// in an empty one.
+	Offset *int64 `form:"offset,omitempty" json:"offset,omitempty" validate:"omitnil,min=0"`
+
+	// Length How long the range is, bytes. It ends inside the image. Without it,
+	// the range ends where the image does.
+	Length *int64 `form:"length,omitempty" json:"length,omitempty" validate:"omitnil,min=1"`
+
+	// Limit The most extents on a page. Not for `application/x-ndjson`.
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty" validate:"omitnil,min=1,max=100000"`
+
+	// One Exactly one extent, the one at `offset`.
+	One *bool `form:"one,omitempty" json:"one,omitempty"`
+
+	// Volunteer Also what came along for free, before and after the range. The page
+	// may then begin before `offset` and end after the range. Of a page,
+	// at most half are extents before `offset`.
+	Volunteer *bool `form:"volunteer,omitempty" json:"volunteer,omitempty"`
+
+	// Resolve `false`: the top layer alone. What it defers to its backing has
+	// `local` false.
+	Resolve *bool `form:"resolve,omitempty" json:"resolve,omitempty"`
+
+	// Since A snapshot of the image: its name, or `id:N`. Every extent then says with
+	// `changed` whether it may read otherwise than in that snapshot, and extents
+	// are split where that changes. It is computed from the tables alone: what is
+	// not changed reads the same, and what is changed may by chance. Beyond the end
+	// of that snapshot, what reads as zeros is not changed. The ETag is of both.
+	// Not with `volunteer` or `dirty`; with `resolve=false` it says the same.
+	Since *Since `form:"since,omitempty" json:"since,omitempty" validate:"omitnil,min=1,max=65535"`
+
+	// Only `changed`, beside `since`, or `dirty`, beside `dirty`: the extents of which
+	// that is true, and none of the others. Those are not even looked up: of a large
+	// image of which little has changed it takes a fraction of the time.
+	Only *GetSnapshotExtentsParamsOnly `form:"only,omitempty" json:"only,omitempty" validate:"omitnil,oneof=changed dirty"`
+
+	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
+	// 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+
+	// IfNoneMatch A list of ETags, or `*`. If the ETag is still one of them, the answer is
+	// 304 and has no body.
+	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
+}
+
+// GetSnapshotExtentsParamsOnly defines parameters for GetSnapshotExtents.
+type GetSnapshotExtentsParamsOnly string
+
+// RevertSnapshotParams defines parameters for RevertSnapshot.
+type RevertSnapshotParams struct {
+	// IfMatch A list of ETags, or `*`. If the ETag is none of them now, the answer is
+	// 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+
+	// IfNoneMatch A list of ETags, or `*`. If the ETag is still one of them, the answer is
+	// 412.
+	IfNoneMatch *UnlessMatch `json:"If-None-Match,omitempty"`
 }
 
 // TrimDataParams defines parameters for TrimData.
@@ -1049,6 +1623,9 @@ type MintTicketParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ChangeBitmapsJSONRequestBody defines body for ChangeBitmaps for application/json ContentType.
+type ChangeBitmapsJSONRequestBody = BitmapChanges
+
 // CreateImageJSONRequestBody defines body for CreateImage for application/json ContentType.
 type CreateImageJSONRequestBody = ImageCreation
 
@@ -1061,6 +1638,21 @@ type PatchImageApplicationMergePatchPlusJSONRequestBody = ImagePatch
 // CreateAllocationJSONRequestBody defines body for CreateAllocation for application/json ContentType.
 type CreateAllocationJSONRequestBody = AllocationRequest
 
+// CreateBitmapJSONRequestBody defines body for CreateBitmap for application/json ContentType.
+type CreateBitmapJSONRequestBody = BitmapCreation
+
+// PatchBitmapJSONRequestBody defines body for PatchBitmap for application/json ContentType.
+type PatchBitmapJSONRequestBody = BitmapPatch
+
+// PatchBitmapApplicationMergePatchPlusJSONRequestBody defines body for PatchBitmap for application/merge-patch+json ContentType.
+type PatchBitmapApplicationMergePatchPlusJSONRequestBody = BitmapPatch
+
+// ClearBitmapJSONRequestBody defines body for ClearBitmap for application/json ContentType.
+type ClearBitmapJSONRequestBody = BitmapClear
+
+// MergeBitmapJSONRequestBody defines body for MergeBitmap for application/json ContentType.
+type MergeBitmapJSONRequestBody = BitmapMerge
+
 // CheckImageJSONRequestBody defines body for CheckImage for application/json ContentType.
 type CheckImageJSONRequestBody = CheckRequest
 
@@ -1069,6 +1661,12 @@ type FlushDataJSONRequestBody = FlushRequest
 
 // UpdateMappingsJSONRequestBody defines body for UpdateMappings for application/json ContentType.
 type UpdateMappingsJSONRequestBody = MappingUpdates
+
+// CreateSnapshotJSONRequestBody defines body for CreateSnapshot for application/json ContentType.
+type CreateSnapshotJSONRequestBody = SnapshotCreation
+
+// RevertSnapshotJSONRequestBody defines body for RevertSnapshot for application/json ContentType.
+type RevertSnapshotJSONRequestBody = RevertRequest
 
 // TrimDataJSONRequestBody defines body for TrimData for application/json ContentType.
 type TrimDataJSONRequestBody = TrimRange
@@ -1167,6 +1765,50 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /readyz (the `GetReadiness` operationId).
 	GetReadiness(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ChangeBitmapsWithBody Change bitmaps of one or several images at one moment
+	//
+	// All of the changes or none, in their order. While they are made nobody
+	// writes to any of the images: where one bitmap is created and another one
+	// disabled, every write is recorded in exactly one of them, and of all images
+	// as of the same moment. Every image needs the verb `write`.
+	//
+	// Of one image also a crash leaves all of the changes or none. Several are
+	// changed one after the other, within milliseconds. What fails is undone; but
+	// after a crash of the server, or a loss of power, in that time some of them
+	// may be changed and others not. What `delete`, `clear` and `merge` would lose
+	// meanwhile is kept in bitmaps whose names begin with `extentd-undo-`, which
+	// such a crash may leave behind.
+	//
+	// An error of one of the changes stands in `detail`, and where `errors` are
+	// given, as `changes[N]`.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/bitmaps (the `ChangeBitmaps` operationId).
+	ChangeBitmapsWithBody(ctx context.Context, params *ChangeBitmapsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ChangeBitmaps Change bitmaps of one or several images at one moment
+	//
+	// All of the changes or none, in their order. While they are made nobody
+	// writes to any of the images: where one bitmap is created and another one
+	// disabled, every write is recorded in exactly one of them, and of all images
+	// as of the same moment. Every image needs the verb `write`.
+	//
+	// Of one image also a crash leaves all of the changes or none. Several are
+	// changed one after the other, within milliseconds. What fails is undone; but
+	// after a crash of the server, or a loss of power, in that time some of them
+	// may be changed and others not. What `delete`, `clear` and `merge` would lose
+	// meanwhile is kept in bitmaps whose names begin with `extentd-undo-`, which
+	// such a crash may leave behind.
+	//
+	// An error of one of the changes stands in `detail`, and where `errors` are
+	// given, as `changes[N]`.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/bitmaps (the `ChangeBitmaps` operationId).
+	ChangeBitmaps(ctx context.Context, params *ChangeBitmapsParams, body ChangeBitmapsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListImages List images
 	//
@@ -1306,12 +1948,135 @@ type ClientInterface interface {
 	// As a write to the image, but Content-Range is relative to the allocation,
 	// and without it the body is exactly the whole allocation. What is mapped
 	// already is 409 `conflict`. What is not written of it holds whatever was in
-	// the blocks before: fill all that is to be mapped.
+	// the blocks before: fill all that is to be mapped. A `Content-Digest` is
+	// compared with the body as in a write.
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with PUT /v1/images/{image}/allocations/{allocation}/data (the `PutAllocationData` operationId).
 	PutAllocationDataWithBody(ctx context.Context, image ImageName, allocation AllocationID, params *PutAllocationDataParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListBitmaps List the dirty bitmaps of an image
+	//
+	// The persistent bitmaps of the image, in the order of their creation. Which
+	// ranges one of them marks is told by the map, `extents?dirty=NAME`. A format
+	// without bitmaps, such as raw, is 422 `unsupported-feature`.
+	//
+	// Corresponds with GET /v1/images/{image}/bitmaps (the `ListBitmaps` operationId).
+	ListBitmaps(ctx context.Context, image ImageName, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateBitmapWithBody Create a dirty bitmap
+	//
+	// Nothing is dirty in it. An enabled one records every write from then on,
+	// over HTTP and NBD, also zeros, discards, changes of the map, and what going
+	// back to a snapshot changes. A name that is taken, be it by an inconsistent
+	// bitmap, is 409 `exists`. To create one and freeze another at one moment, or
+	// of several images, use `/v1/bitmaps`.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/images/{image}/bitmaps (the `CreateBitmap` operationId).
+	CreateBitmapWithBody(ctx context.Context, image ImageName, params *CreateBitmapParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateBitmap Create a dirty bitmap
+	//
+	// Nothing is dirty in it. An enabled one records every write from then on,
+	// over HTTP and NBD, also zeros, discards, changes of the map, and what going
+	// back to a snapshot changes. A name that is taken, be it by an inconsistent
+	// bitmap, is 409 `exists`. To create one and freeze another at one moment, or
+	// of several images, use `/v1/bitmaps`.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/images/{image}/bitmaps (the `CreateBitmap` operationId).
+	CreateBitmap(ctx context.Context, image ImageName, params *CreateBitmapParams, body CreateBitmapJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteBitmap Delete a dirty bitmap
+	//
+	// It may be inconsistent.
+	//
+	// Corresponds with DELETE /v1/images/{image}/bitmaps/{bitmap} (the `DeleteBitmap` operationId).
+	DeleteBitmap(ctx context.Context, image ImageName, bitmap BitmapName, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetBitmap Describe a dirty bitmap
+	//
+	// Corresponds with GET /v1/images/{image}/bitmaps/{bitmap} (the `GetBitmap` operationId).
+	GetBitmap(ctx context.Context, image ImageName, bitmap BitmapName, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PatchBitmapWithBody Enable or disable a dirty bitmap
+	//
+	// A disabled bitmap records nothing, and stays as it is. The body is a JSON
+	// Merge Patch (RFC 7396) of the bitmap; without a member, nothing changes. An
+	// inconsistent bitmap is 409 `conflict`.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PATCH /v1/images/{image}/bitmaps/{bitmap} (the `PatchBitmap` operationId).
+	PatchBitmapWithBody(ctx context.Context, image ImageName, bitmap BitmapName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PatchBitmap Enable or disable a dirty bitmap
+	//
+	// A disabled bitmap records nothing, and stays as it is. The body is a JSON
+	// Merge Patch (RFC 7396) of the bitmap; without a member, nothing changes. An
+	// inconsistent bitmap is 409 `conflict`.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PATCH /v1/images/{image}/bitmaps/{bitmap} (the `PatchBitmap` operationId).
+	PatchBitmap(ctx context.Context, image ImageName, bitmap BitmapName, body PatchBitmapJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PatchBitmapWithApplicationMergePatchPlusJSONBody Enable or disable a dirty bitmap
+	//
+	// A disabled bitmap records nothing, and stays as it is. The body is a JSON
+	// Merge Patch (RFC 7396) of the bitmap; without a member, nothing changes. An
+	// inconsistent bitmap is 409 `conflict`.
+	//
+	// Takes a body of the `application/merge-patch+json` content type.
+	//
+	// Corresponds with PATCH /v1/images/{image}/bitmaps/{bitmap} (the `PatchBitmap` operationId).
+	PatchBitmapWithApplicationMergePatchPlusJSONBody(ctx context.Context, image ImageName, bitmap BitmapName, body PatchBitmapApplicationMergePatchPlusJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ClearBitmapWithBody Clear a dirty bitmap
+	//
+	// Nothing is dirty in it afterwards, but for what is recorded from then on.
+	// Clearing it twice may lose what was recorded between: give a key.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/images/{image}/bitmaps/{bitmap}/clear (the `ClearBitmap` operationId).
+	ClearBitmapWithBody(ctx context.Context, image ImageName, bitmap BitmapName, params *ClearBitmapParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ClearBitmap Clear a dirty bitmap
+	//
+	// Nothing is dirty in it afterwards, but for what is recorded from then on.
+	// Clearing it twice may lose what was recorded between: give a key.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/images/{image}/bitmaps/{bitmap}/clear (the `ClearBitmap` operationId).
+	ClearBitmap(ctx context.Context, image ImageName, bitmap BitmapName, params *ClearBitmapParams, body ClearBitmapJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// MergeBitmapWithBody Add others to a dirty bitmap
+	//
+	// What is dirty in any of the others becomes dirty in this one. Where their
+	// granularities differ, more than that may become dirty, never less. All are
+	// of the same image, and none may be inconsistent.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/images/{image}/bitmaps/{bitmap}/merge (the `MergeBitmap` operationId).
+	MergeBitmapWithBody(ctx context.Context, image ImageName, bitmap BitmapName, params *MergeBitmapParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// MergeBitmap Add others to a dirty bitmap
+	//
+	// What is dirty in any of the others becomes dirty in this one. Where their
+	// granularities differ, more than that may become dirty, never less. All are
+	// of the same image, and none may be inconsistent.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/images/{image}/bitmaps/{bitmap}/merge (the `MergeBitmap` operationId).
+	MergeBitmap(ctx context.Context, image ImageName, bitmap BitmapName, params *MergeBitmapParams, body MergeBitmapJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CheckImageWithBody Check an image, and repair it
 	//
@@ -1337,7 +2102,31 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/images/{image}/check (the `CheckImage` operationId).
 	CheckImage(ctx context.Context, image ImageName, body CheckImageJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// GetData Read an image, or ranges of it
+	// GetChecksum A checksum of what is in an image
+	//
+	// It is of the bytes that a guest reads, whatever the format.
+	//
+	// `sha256-blocks` and `blake3-blocks` are the digest of the digests, as bytes
+	// one after the other, of the consecutive blocks of `block_size` bytes from
+	// `offset` on, of which the last may be shorter. Blocks are read in parallel,
+	// and zeros that the map tells of are not read at all. With blocks of 1 MiB
+	// `sha256-blocks` is what `extentd copy` computes. `sha256` and `blake3` are
+	// of all the bytes, as sha256sum and b3sum compute them.
+	//
+	// With `Accept: application/x-ndjson` the digests of the blocks, one a line,
+	// as they are computed: `offset`, `length` and `digest`. A run of blocks that
+	// read as zeros is one line, with `zero` and the digest that each of them has.
+	// After them comes the `Checksum`, without which the answer is not complete.
+	// It suits large images: nothing waits for an answer that is long in coming.
+	//
+	// What is written meanwhile may be in it or not: `changed` says that
+	// something was. With If-Match that is 412, unless lines have been sent; then
+	// the connection is cut.
+	//
+	// Corresponds with GET /v1/images/{image}/checksum (the `GetChecksum` operationId).
+	GetChecksum(ctx context.Context, image ImageName, params *GetChecksumParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetData Read an image, ranges of it, or what matters of it
 	//
 	// The bytes that a guest reads from the disk: all layers composed, holes
 	// as zeros, compressed clusters unpacked.
@@ -1353,6 +2142,31 @@ type ClientInterface interface {
 	// ends where the image does: otherwise the answer is 400 `misaligned`.
 	//
 	// A stream is not a snapshot: each piece of it is as of its own time.
+	//
+	// With one of `only`, `since` and `dirty` the answer is what matters of the
+	// image, or of `[offset, offset+length)`, in one body of
+	// `multipart/byteranges` and with status 200: parts in the order of their
+	// offsets, each with its `Content-Type` and `Content-Range`.
+	//
+	// * `only=data`: what may hold anything but zeros. What is in no part reads
+	//   as zeros.
+	// * `since`: what may read otherwise than in an internal snapshot of the
+	//   image. `dirty`: what a dirty bitmap marks. What is in no part is as it
+	//   was. What has changed and reads as zeros now is a part without bytes,
+	//   whose range is in the unit `zeros`: `Content-Range: zeros 0-65535/1048576`.
+	//
+	// Neighbours are one part; parts of data end at multiples of 64 MiB.
+	// `Image-Size` is the size of the image. If nothing matters, the body is the
+	// closing boundary alone. Memory on neither side grows with the parts. A body
+	// without its closing boundary is not complete: go on with `offset` at the
+	// end of the last whole part, or anywhere inside of one. `Range` is refused
+	// with these parameters.
+	//
+	// With `Want-Content-Digest` (RFC 9530), the answer to a request for all of
+	// the image, or for one range, bears a `Content-Digest` of its bytes: as a
+	// header where there are at most 1 MiB of them, otherwise as a trailer, to
+	// clients that say `TE: trailers`. Such an answer has no Content-Length in
+	// HTTP/1.1.
 	//
 	// Corresponds with GET /v1/images/{image}/data (the `GetData` operationId).
 	GetData(ctx context.Context, image ImageName, params *GetDataParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -1383,6 +2197,12 @@ type ClientInterface interface {
 	// The conditions are evaluated, and the data generation moves on, in one
 	// step before the body is read: of two clients that write with the ETag
 	// that both know, one gets 412.
+	//
+	// A `Content-Digest` (RFC 9530: `sha-256`, `sha-512`), as a header or, of a
+	// body sent in chunks, as a trailer that `Trailer` announces, is compared with
+	// the body: one that differs is 400 `invalid-request`. Of a body of up to
+	// 1 MiB nothing is written then; of a longer one, what came before its last
+	// piece has been.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -1481,6 +2301,119 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/images/{image}/mappings (the `UpdateMappings` operationId).
 	UpdateMappings(ctx context.Context, image ImageName, params *UpdateMappingsParams, body UpdateMappingsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListSnapshots List the internal snapshots of an image
+	//
+	// All of them, in the order of the image's table. Images of a format that has
+	// none, such as raw, are 422 `unsupported-feature` here and below.
+	//
+	// Corresponds with GET /v1/images/{image}/snapshots (the `ListSnapshots` operationId).
+	ListSnapshots(ctx context.Context, image ImageName, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateSnapshotWithBody Take a snapshot of an image
+	//
+	// The image as it is between two writes: if the snapshot has a write of a
+	// client, it has every write that was answered before that one began. Writers
+	// wait meanwhile. It is on disk when it is answered, and after a crash it is
+	// there as a whole or not at all.
+	//
+	// Blocks that are reserved and not mapped are no part of it. While blocks are
+	// claimed (`anchored`), and of an image with an external data file, none can
+	// be taken: 409 `conflict`, 422 `unsupported-feature`.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/images/{image}/snapshots (the `CreateSnapshot` operationId).
+	CreateSnapshotWithBody(ctx context.Context, image ImageName, params *CreateSnapshotParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateSnapshot Take a snapshot of an image
+	//
+	// The image as it is between two writes: if the snapshot has a write of a
+	// client, it has every write that was answered before that one began. Writers
+	// wait meanwhile. It is on disk when it is answered, and after a crash it is
+	// there as a whole or not at all.
+	//
+	// Blocks that are reserved and not mapped are no part of it. While blocks are
+	// claimed (`anchored`), and of an image with an external data file, none can
+	// be taken: 409 `conflict`, 422 `unsupported-feature`.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/images/{image}/snapshots (the `CreateSnapshot` operationId).
+	CreateSnapshot(ctx context.Context, image ImageName, params *CreateSnapshotParams, body CreateSnapshotJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteSnapshot Delete a snapshot
+	//
+	// What it alone refers to is freed. The image does not change. Bodies of the
+	// snapshot's data and maps that are under way break off.
+	//
+	// The conditions are on the data generation of the image.
+	//
+	// Corresponds with DELETE /v1/images/{image}/snapshots/{snapshot} (the `DeleteSnapshot` operationId).
+	DeleteSnapshot(ctx context.Context, image ImageName, snapshot SnapshotRef, params *DeleteSnapshotParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetSnapshot Describe a snapshot
+	//
+	// Corresponds with GET /v1/images/{image}/snapshots/{snapshot} (the `GetSnapshot` operationId).
+	GetSnapshot(ctx context.Context, image ImageName, snapshot SnapshotRef, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetSnapshotData Read a snapshot, ranges of it, or what matters of it
+	//
+	// As the data of the image, as of then: ranges, parts and conditions are the
+	// same. The data does not change, and neither does its ETag, so that a
+	// download that broke off can be resumed whatever is written to the image.
+	// When the snapshot is deleted the body breaks off.
+	//
+	// Corresponds with GET /v1/images/{image}/snapshots/{snapshot}/data (the `GetSnapshotData` operationId).
+	GetSnapshotData(ctx context.Context, image ImageName, snapshot SnapshotRef, params *GetSnapshotDataParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// HeadSnapshotData Size, tag and limits of a snapshot
+	//
+	// What a GET of the whole snapshot would say before its body. `Range` is
+	// ignored. Errors have the status of a GET's, and no body.
+	//
+	// Corresponds with HEAD /v1/images/{image}/snapshots/{snapshot}/data (the `HeadSnapshotData` operationId).
+	HeadSnapshotData(ctx context.Context, image ImageName, snapshot SnapshotRef, params *HeadSnapshotDataParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetSnapshotExtents The map of a snapshot
+	//
+	// As the map of the image, as of then. It does not change, and neither does
+	// its ETag.
+	//
+	// Corresponds with GET /v1/images/{image}/snapshots/{snapshot}/extents (the `GetSnapshotExtents` operationId).
+	GetSnapshotExtents(ctx context.Context, image ImageName, snapshot SnapshotRef, params *GetSnapshotExtentsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RevertSnapshotWithBody Make an image what it was
+	//
+	// The data of the image, and its size, become those of the snapshot, which
+	// stays. What was written since is lost unless another snapshot has it.
+	// Writers wait meanwhile, and readers see what was before or what is after.
+	// After a crash the image is wholly the one or wholly the other.
+	//
+	// Blocks that are reserved and not mapped stay reserved. While blocks are
+	// claimed (`anchored`), the answer is 409 `conflict`. The body is `{}`. The
+	// conditions are on the data generation of the image.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/images/{image}/snapshots/{snapshot}/revert (the `RevertSnapshot` operationId).
+	RevertSnapshotWithBody(ctx context.Context, image ImageName, snapshot SnapshotRef, params *RevertSnapshotParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RevertSnapshot Make an image what it was
+	//
+	// The data of the image, and its size, become those of the snapshot, which
+	// stays. What was written since is lost unless another snapshot has it.
+	// Writers wait meanwhile, and readers see what was before or what is after.
+	// After a crash the image is wholly the one or wholly the other.
+	//
+	// Blocks that are reserved and not mapped stay reserved. While blocks are
+	// claimed (`anchored`), the answer is 409 `conflict`. The body is `{}`. The
+	// conditions are on the data generation of the image.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/images/{image}/snapshots/{snapshot}/revert (the `RevertSnapshot` operationId).
+	RevertSnapshot(ctx context.Context, image ImageName, snapshot SnapshotRef, params *RevertSnapshotParams, body RevertSnapshotJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// TrimDataWithBody Discard a range
 	//
@@ -1596,6 +2529,70 @@ func (c *Client) GetMetrics(ctx context.Context, reqEditors ...RequestEditorFn) 
 // Corresponds with GET /readyz (the `GetReadiness` operationId).
 func (c *Client) GetReadiness(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetReadinessRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ChangeBitmapsWithBody Change bitmaps of one or several images at one moment
+//
+// All of the changes or none, in their order. While they are made nobody
+// writes to any of the images: where one bitmap is created and another one
+// disabled, every write is recorded in exactly one of them, and of all images
+// as of the same moment. Every image needs the verb `write`.
+//
+// Of one image also a crash leaves all of the changes or none. Several are
+// changed one after the other, within milliseconds. What fails is undone; but
+// after a crash of the server, or a loss of power, in that time some of them
+// may be changed and others not. What `delete`, `clear` and `merge` would lose
+// meanwhile is kept in bitmaps whose names begin with `extentd-undo-`, which
+// such a crash may leave behind.
+//
+// An error of one of the changes stands in `detail`, and where `errors` are
+// given, as `changes[N]`.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/bitmaps (the `ChangeBitmaps` operationId).
+func (c *Client) ChangeBitmapsWithBody(ctx context.Context, params *ChangeBitmapsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewChangeBitmapsRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ChangeBitmaps Change bitmaps of one or several images at one moment
+//
+// All of the changes or none, in their order. While they are made nobody
+// writes to any of the images: where one bitmap is created and another one
+// disabled, every write is recorded in exactly one of them, and of all images
+// as of the same moment. Every image needs the verb `write`.
+//
+// Of one image also a crash leaves all of the changes or none. Several are
+// changed one after the other, within milliseconds. What fails is undone; but
+// after a crash of the server, or a loss of power, in that time some of them
+// may be changed and others not. What `delete`, `clear` and `merge` would lose
+// meanwhile is kept in bitmaps whose names begin with `extentd-undo-`, which
+// such a crash may leave behind.
+//
+// An error of one of the changes stands in `detail`, and where `errors` are
+// given, as `changes[N]`.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/bitmaps (the `ChangeBitmaps` operationId).
+func (c *Client) ChangeBitmaps(ctx context.Context, params *ChangeBitmapsParams, body ChangeBitmapsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewChangeBitmapsRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1874,13 +2871,256 @@ func (c *Client) GetAllocation(ctx context.Context, image ImageName, allocation 
 // As a write to the image, but Content-Range is relative to the allocation,
 // and without it the body is exactly the whole allocation. What is mapped
 // already is 409 `conflict`. What is not written of it holds whatever was in
-// the blocks before: fill all that is to be mapped.
+// the blocks before: fill all that is to be mapped. A `Content-Digest` is
+// compared with the body as in a write.
 //
 // Takes any type of body and a specified content type.
 //
 // Corresponds with PUT /v1/images/{image}/allocations/{allocation}/data (the `PutAllocationData` operationId).
 func (c *Client) PutAllocationDataWithBody(ctx context.Context, image ImageName, allocation AllocationID, params *PutAllocationDataParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewPutAllocationDataRequestWithBody(c.Server, image, allocation, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListBitmaps List the dirty bitmaps of an image
+//
+// The persistent bitmaps of the image, in the order of their creation. Which
+// ranges one of them marks is told by the map, `extents?dirty=NAME`. A format
+// without bitmaps, such as raw, is 422 `unsupported-feature`.
+//
+// Corresponds with GET /v1/images/{image}/bitmaps (the `ListBitmaps` operationId).
+func (c *Client) ListBitmaps(ctx context.Context, image ImageName, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListBitmapsRequest(c.Server, image)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateBitmapWithBody Create a dirty bitmap
+//
+// Nothing is dirty in it. An enabled one records every write from then on,
+// over HTTP and NBD, also zeros, discards, changes of the map, and what going
+// back to a snapshot changes. A name that is taken, be it by an inconsistent
+// bitmap, is 409 `exists`. To create one and freeze another at one moment, or
+// of several images, use `/v1/bitmaps`.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/images/{image}/bitmaps (the `CreateBitmap` operationId).
+func (c *Client) CreateBitmapWithBody(ctx context.Context, image ImageName, params *CreateBitmapParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateBitmapRequestWithBody(c.Server, image, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateBitmap Create a dirty bitmap
+//
+// Nothing is dirty in it. An enabled one records every write from then on,
+// over HTTP and NBD, also zeros, discards, changes of the map, and what going
+// back to a snapshot changes. A name that is taken, be it by an inconsistent
+// bitmap, is 409 `exists`. To create one and freeze another at one moment, or
+// of several images, use `/v1/bitmaps`.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/images/{image}/bitmaps (the `CreateBitmap` operationId).
+func (c *Client) CreateBitmap(ctx context.Context, image ImageName, params *CreateBitmapParams, body CreateBitmapJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateBitmapRequest(c.Server, image, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteBitmap Delete a dirty bitmap
+//
+// It may be inconsistent.
+//
+// Corresponds with DELETE /v1/images/{image}/bitmaps/{bitmap} (the `DeleteBitmap` operationId).
+func (c *Client) DeleteBitmap(ctx context.Context, image ImageName, bitmap BitmapName, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteBitmapRequest(c.Server, image, bitmap)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetBitmap Describe a dirty bitmap
+//
+// Corresponds with GET /v1/images/{image}/bitmaps/{bitmap} (the `GetBitmap` operationId).
+func (c *Client) GetBitmap(ctx context.Context, image ImageName, bitmap BitmapName, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetBitmapRequest(c.Server, image, bitmap)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PatchBitmapWithBody Enable or disable a dirty bitmap
+//
+// A disabled bitmap records nothing, and stays as it is. The body is a JSON
+// Merge Patch (RFC 7396) of the bitmap; without a member, nothing changes. An
+// inconsistent bitmap is 409 `conflict`.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PATCH /v1/images/{image}/bitmaps/{bitmap} (the `PatchBitmap` operationId).
+func (c *Client) PatchBitmapWithBody(ctx context.Context, image ImageName, bitmap BitmapName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPatchBitmapRequestWithBody(c.Server, image, bitmap, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PatchBitmap Enable or disable a dirty bitmap
+//
+// A disabled bitmap records nothing, and stays as it is. The body is a JSON
+// Merge Patch (RFC 7396) of the bitmap; without a member, nothing changes. An
+// inconsistent bitmap is 409 `conflict`.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PATCH /v1/images/{image}/bitmaps/{bitmap} (the `PatchBitmap` operationId).
+func (c *Client) PatchBitmap(ctx context.Context, image ImageName, bitmap BitmapName, body PatchBitmapJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPatchBitmapRequest(c.Server, image, bitmap, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PatchBitmapWithApplicationMergePatchPlusJSONBody Enable or disable a dirty bitmap
+//
+// A disabled bitmap records nothing, and stays as it is. The body is a JSON
+// Merge Patch (RFC 7396) of the bitmap; without a member, nothing changes. An
+// inconsistent bitmap is 409 `conflict`.
+//
+// Takes a body of the `application/merge-patch+json` content type.
+//
+// Corresponds with PATCH /v1/images/{image}/bitmaps/{bitmap} (the `PatchBitmap` operationId).
+func (c *Client) PatchBitmapWithApplicationMergePatchPlusJSONBody(ctx context.Context, image ImageName, bitmap BitmapName, body PatchBitmapApplicationMergePatchPlusJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPatchBitmapRequestWithApplicationMergePatchPlusJSONBody(c.Server, image, bitmap, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ClearBitmapWithBody Clear a dirty bitmap
+//
+// Nothing is dirty in it afterwards, but for what is recorded from then on.
+// Clearing it twice may lose what was recorded between: give a key.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/images/{image}/bitmaps/{bitmap}/clear (the `ClearBitmap` operationId).
+func (c *Client) ClearBitmapWithBody(ctx context.Context, image ImageName, bitmap BitmapName, params *ClearBitmapParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewClearBitmapRequestWithBody(c.Server, image, bitmap, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ClearBitmap Clear a dirty bitmap
+//
+// Nothing is dirty in it afterwards, but for what is recorded from then on.
+// Clearing it twice may lose what was recorded between: give a key.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/images/{image}/bitmaps/{bitmap}/clear (the `ClearBitmap` operationId).
+func (c *Client) ClearBitmap(ctx context.Context, image ImageName, bitmap BitmapName, params *ClearBitmapParams, body ClearBitmapJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewClearBitmapRequest(c.Server, image, bitmap, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// MergeBitmapWithBody Add others to a dirty bitmap
+//
+// What is dirty in any of the others becomes dirty in this one. Where their
+// granularities differ, more than that may become dirty, never less. All are
+// of the same image, and none may be inconsistent.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/images/{image}/bitmaps/{bitmap}/merge (the `MergeBitmap` operationId).
+func (c *Client) MergeBitmapWithBody(ctx context.Context, image ImageName, bitmap BitmapName, params *MergeBitmapParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewMergeBitmapRequestWithBody(c.Server, image, bitmap, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// MergeBitmap Add others to a dirty bitmap
+//
+// What is dirty in any of the others becomes dirty in this one. Where their
+// granularities differ, more than that may become dirty, never less. All are
+// of the same image, and none may be inconsistent.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/images/{image}/bitmaps/{bitmap}/merge (the `MergeBitmap` operationId).
+func (c *Client) MergeBitmap(ctx context.Context, image ImageName, bitmap BitmapName, params *MergeBitmapParams, body MergeBitmapJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewMergeBitmapRequest(c.Server, image, bitmap, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1935,7 +3175,41 @@ func (c *Client) CheckImage(ctx context.Context, image ImageName, body CheckImag
 	return c.Client.Do(req)
 }
 
-// GetData Read an image, or ranges of it
+// GetChecksum A checksum of what is in an image
+//
+// It is of the bytes that a guest reads, whatever the format.
+//
+// `sha256-blocks` and `blake3-blocks` are the digest of the digests, as bytes
+// one after the other, of the consecutive blocks of `block_size` bytes from
+// `offset` on, of which the last may be shorter. Blocks are read in parallel,
+// and zeros that the map tells of are not read at all. With blocks of 1 MiB
+// `sha256-blocks` is what `extentd copy` computes. `sha256` and `blake3` are
+// of all the bytes, as sha256sum and b3sum compute them.
+//
+// With `Accept: application/x-ndjson` the digests of the blocks, one a line,
+// as they are computed: `offset`, `length` and `digest`. A run of blocks that
+// read as zeros is one line, with `zero` and the digest that each of them has.
+// After them comes the `Checksum`, without which the answer is not complete.
+// It suits large images: nothing waits for an answer that is long in coming.
+//
+// What is written meanwhile may be in it or not: `changed` says that
+// something was. With If-Match that is 412, unless lines have been sent; then
+// the connection is cut.
+//
+// Corresponds with GET /v1/images/{image}/checksum (the `GetChecksum` operationId).
+func (c *Client) GetChecksum(ctx context.Context, image ImageName, params *GetChecksumParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetChecksumRequest(c.Server, image, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetData Read an image, ranges of it, or what matters of it
 //
 // The bytes that a guest reads from the disk: all layers composed, holes
 // as zeros, compressed clusters unpacked.
@@ -1951,6 +3225,31 @@ func (c *Client) CheckImage(ctx context.Context, image ImageName, body CheckImag
 // ends where the image does: otherwise the answer is 400 `misaligned`.
 //
 // A stream is not a snapshot: each piece of it is as of its own time.
+//
+// With one of `only`, `since` and `dirty` the answer is what matters of the
+// image, or of `[offset, offset+length)`, in one body of
+// `multipart/byteranges` and with status 200: parts in the order of their
+// offsets, each with its `Content-Type` and `Content-Range`.
+//
+//   - `only=data`: what may hold anything but zeros. What is in no part reads
+//     as zeros.
+//   - `since`: what may read otherwise than in an internal snapshot of the
+//     image. `dirty`: what a dirty bitmap marks. What is in no part is as it
+//     was. What has changed and reads as zeros now is a part without bytes,
+//     whose range is in the unit `zeros`: `Content-Range: zeros 0-65535/1048576`.
+//
+// Neighbours are one part; parts of data end at multiples of 64 MiB.
+// `Image-Size` is the size of the image. If nothing matters, the body is the
+// closing boundary alone. Memory on neither side grows with the parts. A body
+// without its closing boundary is not complete: go on with `offset` at the
+// end of the last whole part, or anywhere inside of one. `Range` is refused
+// with these parameters.
+//
+// With `Want-Content-Digest` (RFC 9530), the answer to a request for all of
+// the image, or for one range, bears a `Content-Digest` of its bytes: as a
+// header where there are at most 1 MiB of them, otherwise as a trailer, to
+// clients that say `TE: trailers`. Such an answer has no Content-Length in
+// HTTP/1.1.
 //
 // Corresponds with GET /v1/images/{image}/data (the `GetData` operationId).
 func (c *Client) GetData(ctx context.Context, image ImageName, params *GetDataParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -2001,6 +3300,12 @@ func (c *Client) HeadData(ctx context.Context, image ImageName, params *HeadData
 // The conditions are evaluated, and the data generation moves on, in one
 // step before the body is read: of two clients that write with the ETag
 // that both know, one gets 412.
+//
+// A `Content-Digest` (RFC 9530: `sha-256`, `sha-512`), as a header or, of a
+// body sent in chunks, as a trailer that `Trailer` announces, is compared with
+// the body: one that differs is 400 `invalid-request`. Of a body of up to
+// 1 MiB nothing is written then; of a longer one, what came before its last
+// piece has been.
 //
 // Takes any type of body and a specified content type.
 //
@@ -2160,6 +3465,219 @@ func (c *Client) UpdateMappingsWithBody(ctx context.Context, image ImageName, pa
 // Corresponds with POST /v1/images/{image}/mappings (the `UpdateMappings` operationId).
 func (c *Client) UpdateMappings(ctx context.Context, image ImageName, params *UpdateMappingsParams, body UpdateMappingsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewUpdateMappingsRequest(c.Server, image, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListSnapshots List the internal snapshots of an image
+//
+// All of them, in the order of the image's table. Images of a format that has
+// none, such as raw, are 422 `unsupported-feature` here and below.
+//
+// Corresponds with GET /v1/images/{image}/snapshots (the `ListSnapshots` operationId).
+func (c *Client) ListSnapshots(ctx context.Context, image ImageName, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListSnapshotsRequest(c.Server, image)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateSnapshotWithBody Take a snapshot of an image
+//
+// The image as it is between two writes: if the snapshot has a write of a
+// client, it has every write that was answered before that one began. Writers
+// wait meanwhile. It is on disk when it is answered, and after a crash it is
+// there as a whole or not at all.
+//
+// Blocks that are reserved and not mapped are no part of it. While blocks are
+// claimed (`anchored`), and of an image with an external data file, none can
+// be taken: 409 `conflict`, 422 `unsupported-feature`.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/images/{image}/snapshots (the `CreateSnapshot` operationId).
+func (c *Client) CreateSnapshotWithBody(ctx context.Context, image ImageName, params *CreateSnapshotParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateSnapshotRequestWithBody(c.Server, image, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateSnapshot Take a snapshot of an image
+//
+// The image as it is between two writes: if the snapshot has a write of a
+// client, it has every write that was answered before that one began. Writers
+// wait meanwhile. It is on disk when it is answered, and after a crash it is
+// there as a whole or not at all.
+//
+// Blocks that are reserved and not mapped are no part of it. While blocks are
+// claimed (`anchored`), and of an image with an external data file, none can
+// be taken: 409 `conflict`, 422 `unsupported-feature`.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/images/{image}/snapshots (the `CreateSnapshot` operationId).
+func (c *Client) CreateSnapshot(ctx context.Context, image ImageName, params *CreateSnapshotParams, body CreateSnapshotJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateSnapshotRequest(c.Server, image, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteSnapshot Delete a snapshot
+//
+// What it alone refers to is freed. The image does not change. Bodies of the
+// snapshot's data and maps that are under way break off.
+//
+// The conditions are on the data generation of the image.
+//
+// Corresponds with DELETE /v1/images/{image}/snapshots/{snapshot} (the `DeleteSnapshot` operationId).
+func (c *Client) DeleteSnapshot(ctx context.Context, image ImageName, snapshot SnapshotRef, params *DeleteSnapshotParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteSnapshotRequest(c.Server, image, snapshot, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetSnapshot Describe a snapshot
+//
+// Corresponds with GET /v1/images/{image}/snapshots/{snapshot} (the `GetSnapshot` operationId).
+func (c *Client) GetSnapshot(ctx context.Context, image ImageName, snapshot SnapshotRef, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetSnapshotRequest(c.Server, image, snapshot)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetSnapshotData Read a snapshot, ranges of it, or what matters of it
+//
+// As the data of the image, as of then: ranges, parts and conditions are the
+// same. The data does not change, and neither does its ETag, so that a
+// download that broke off can be resumed whatever is written to the image.
+// When the snapshot is deleted the body breaks off.
+//
+// Corresponds with GET /v1/images/{image}/snapshots/{snapshot}/data (the `GetSnapshotData` operationId).
+func (c *Client) GetSnapshotData(ctx context.Context, image ImageName, snapshot SnapshotRef, params *GetSnapshotDataParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetSnapshotDataRequest(c.Server, image, snapshot, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// HeadSnapshotData Size, tag and limits of a snapshot
+//
+// What a GET of the whole snapshot would say before its body. `Range` is
+// ignored. Errors have the status of a GET's, and no body.
+//
+// Corresponds with HEAD /v1/images/{image}/snapshots/{snapshot}/data (the `HeadSnapshotData` operationId).
+func (c *Client) HeadSnapshotData(ctx context.Context, image ImageName, snapshot SnapshotRef, params *HeadSnapshotDataParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewHeadSnapshotDataRequest(c.Server, image, snapshot, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetSnapshotExtents The map of a snapshot
+//
+// As the map of the image, as of then. It does not change, and neither does
+// its ETag.
+//
+// Corresponds with GET /v1/images/{image}/snapshots/{snapshot}/extents (the `GetSnapshotExtents` operationId).
+func (c *Client) GetSnapshotExtents(ctx context.Context, image ImageName, snapshot SnapshotRef, params *GetSnapshotExtentsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetSnapshotExtentsRequest(c.Server, image, snapshot, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RevertSnapshotWithBody Make an image what it was
+//
+// The data of the image, and its size, become those of the snapshot, which
+// stays. What was written since is lost unless another snapshot has it.
+// Writers wait meanwhile, and readers see what was before or what is after.
+// After a crash the image is wholly the one or wholly the other.
+//
+// Blocks that are reserved and not mapped stay reserved. While blocks are
+// claimed (`anchored`), the answer is 409 `conflict`. The body is `{}`. The
+// conditions are on the data generation of the image.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/images/{image}/snapshots/{snapshot}/revert (the `RevertSnapshot` operationId).
+func (c *Client) RevertSnapshotWithBody(ctx context.Context, image ImageName, snapshot SnapshotRef, params *RevertSnapshotParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRevertSnapshotRequestWithBody(c.Server, image, snapshot, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RevertSnapshot Make an image what it was
+//
+// The data of the image, and its size, become those of the snapshot, which
+// stays. What was written since is lost unless another snapshot has it.
+// Writers wait meanwhile, and readers see what was before or what is after.
+// After a crash the image is wholly the one or wholly the other.
+//
+// Blocks that are reserved and not mapped stay reserved. While blocks are
+// claimed (`anchored`), the answer is 409 `conflict`. The body is `{}`. The
+// conditions are on the data generation of the image.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/images/{image}/snapshots/{snapshot}/revert (the `RevertSnapshot` operationId).
+func (c *Client) RevertSnapshot(ctx context.Context, image ImageName, snapshot SnapshotRef, params *RevertSnapshotParams, body RevertSnapshotJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRevertSnapshotRequest(c.Server, image, snapshot, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -2394,6 +3912,61 @@ func NewGetReadinessRequest(server string) (*http.Request, error) {
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewChangeBitmapsRequest calls the generic ChangeBitmaps builder with application/json body
+func NewChangeBitmapsRequest(server string, params *ChangeBitmapsParams, body ChangeBitmapsJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewChangeBitmapsRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewChangeBitmapsRequestWithBody constructs an http.Request for the ChangeBitmaps method, with any body, and a specified content type
+func NewChangeBitmapsRequestWithBody(server string, params *ChangeBitmapsParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/bitmaps")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
 	}
 
 	return req, nil
@@ -2907,6 +4480,398 @@ func NewPutAllocationDataRequestWithBody(server string, image ImageName, allocat
 			req.Header.Set("Content-Range", headerParam0)
 		}
 
+		if params.ContentDigest != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "Content-Digest", *params.ContentDigest, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Content-Digest", headerParam1)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewListBitmapsRequest constructs an http.Request for the ListBitmaps method
+func NewListBitmapsRequest(server string, image ImageName) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/bitmaps", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateBitmapRequest calls the generic CreateBitmap builder with application/json body
+func NewCreateBitmapRequest(server string, image ImageName, params *CreateBitmapParams, body CreateBitmapJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateBitmapRequestWithBody(server, image, params, "application/json", bodyReader)
+}
+
+// NewCreateBitmapRequestWithBody constructs an http.Request for the CreateBitmap method, with any body, and a specified content type
+func NewCreateBitmapRequestWithBody(server string, image ImageName, params *CreateBitmapParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/bitmaps", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewDeleteBitmapRequest constructs an http.Request for the DeleteBitmap method
+func NewDeleteBitmapRequest(server string, image ImageName, bitmap BitmapName) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "bitmap", bitmap, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/bitmaps/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetBitmapRequest constructs an http.Request for the GetBitmap method
+func NewGetBitmapRequest(server string, image ImageName, bitmap BitmapName) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "bitmap", bitmap, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/bitmaps/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewPatchBitmapRequest calls the generic PatchBitmap builder with application/json body
+func NewPatchBitmapRequest(server string, image ImageName, bitmap BitmapName, body PatchBitmapJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPatchBitmapRequestWithBody(server, image, bitmap, "application/json", bodyReader)
+}
+
+// NewPatchBitmapRequestWithApplicationMergePatchPlusJSONBody calls the generic PatchBitmap builder with application/merge-patch+json body
+func NewPatchBitmapRequestWithApplicationMergePatchPlusJSONBody(server string, image ImageName, bitmap BitmapName, body PatchBitmapApplicationMergePatchPlusJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPatchBitmapRequestWithBody(server, image, bitmap, "application/merge-patch+json", bodyReader)
+}
+
+// NewPatchBitmapRequestWithBody constructs an http.Request for the PatchBitmap method, with any body, and a specified content type
+func NewPatchBitmapRequestWithBody(server string, image ImageName, bitmap BitmapName, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "bitmap", bitmap, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/bitmaps/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPatch, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewClearBitmapRequest calls the generic ClearBitmap builder with application/json body
+func NewClearBitmapRequest(server string, image ImageName, bitmap BitmapName, params *ClearBitmapParams, body ClearBitmapJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewClearBitmapRequestWithBody(server, image, bitmap, params, "application/json", bodyReader)
+}
+
+// NewClearBitmapRequestWithBody constructs an http.Request for the ClearBitmap method, with any body, and a specified content type
+func NewClearBitmapRequestWithBody(server string, image ImageName, bitmap BitmapName, params *ClearBitmapParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "bitmap", bitmap, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/bitmaps/%s/clear", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewMergeBitmapRequest calls the generic MergeBitmap builder with application/json body
+func NewMergeBitmapRequest(server string, image ImageName, bitmap BitmapName, params *MergeBitmapParams, body MergeBitmapJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewMergeBitmapRequestWithBody(server, image, bitmap, params, "application/json", bodyReader)
+}
+
+// NewMergeBitmapRequestWithBody constructs an http.Request for the MergeBitmap method, with any body, and a specified content type
+func NewMergeBitmapRequestWithBody(server string, image ImageName, bitmap BitmapName, params *MergeBitmapParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "bitmap", bitmap, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/bitmaps/%s/merge", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
 	}
 
 	return req, nil
@@ -2959,6 +4924,129 @@ func NewCheckImageRequestWithBody(server string, image ImageName, contentType st
 	return req, nil
 }
 
+// NewGetChecksumRequest constructs an http.Request for the GetChecksum method
+func NewGetChecksumRequest(server string, image ImageName, params *GetChecksumParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/checksum", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Algorithm != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "algorithm", *params.Algorithm, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Offset != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "offset", *params.Offset, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Length != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "length", *params.Length, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.BlockSize != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "block_size", *params.BlockSize, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+		if params.IfNoneMatch != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "If-None-Match", *params.IfNoneMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-None-Match", headerParam1)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewGetDataRequest constructs an http.Request for the GetData method
 func NewGetDataRequest(server string, image ImageName, params *GetDataParams) (*http.Request, error) {
 	var err error
@@ -2985,6 +5073,81 @@ func NewGetDataRequest(server string, image ImageName, params *GetDataParams) (*
 		return nil, err
 	}
 
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Only != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "only", *params.Only, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Since != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "since", *params.Since, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Dirty != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "dirty", *params.Dirty, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Offset != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "offset", *params.Offset, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Length != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "length", *params.Length, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
@@ -2992,48 +5155,59 @@ func NewGetDataRequest(server string, image ImageName, params *GetDataParams) (*
 
 	if params != nil {
 
-		if params.Range != nil {
+		if params.WantContentDigest != nil {
 			var headerParam0 string
 
-			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Range", *params.Range, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Want-Content-Digest", *params.WantContentDigest, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
 			if err != nil {
 				return nil, err
 			}
 
-			req.Header.Set("Range", headerParam0)
+			req.Header.Set("Want-Content-Digest", headerParam0)
+		}
+
+		if params.Range != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "Range", *params.Range, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Range", headerParam1)
 		}
 
 		if params.IfRange != nil {
-			var headerParam1 string
+			var headerParam2 string
 
-			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "If-Range", *params.IfRange, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			headerParam2, err = runtime.StyleParamWithOptions("simple", false, "If-Range", *params.IfRange, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
 			if err != nil {
 				return nil, err
 			}
 
-			req.Header.Set("If-Range", headerParam1)
+			req.Header.Set("If-Range", headerParam2)
 		}
 
 		if params.IfMatch != nil {
-			var headerParam2 string
+			var headerParam3 string
 
-			headerParam2, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			headerParam3, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
 			if err != nil {
 				return nil, err
 			}
 
-			req.Header.Set("If-Match", headerParam2)
+			req.Header.Set("If-Match", headerParam3)
 		}
 
 		if params.IfNoneMatch != nil {
-			var headerParam3 string
+			var headerParam4 string
 
-			headerParam3, err = runtime.StyleParamWithOptions("simple", false, "If-None-Match", *params.IfNoneMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			headerParam4, err = runtime.StyleParamWithOptions("simple", false, "If-None-Match", *params.IfNoneMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
 			if err != nil {
 				return nil, err
 			}
 
-			req.Header.Set("If-None-Match", headerParam3)
+			req.Header.Set("If-None-Match", headerParam4)
 		}
 
 	}
@@ -3174,26 +5348,37 @@ func NewPutDataRequestWithBody(server string, image ImageName, params *PutDataPa
 			req.Header.Set("Content-Range", headerParam0)
 		}
 
-		if params.IfMatch != nil {
+		if params.ContentDigest != nil {
 			var headerParam1 string
 
-			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "Content-Digest", *params.ContentDigest, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
 			if err != nil {
 				return nil, err
 			}
 
-			req.Header.Set("If-Match", headerParam1)
+			req.Header.Set("Content-Digest", headerParam1)
+		}
+
+		if params.IfMatch != nil {
+			var headerParam2 string
+
+			headerParam2, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam2)
 		}
 
 		if params.IfNoneMatch != nil {
-			var headerParam2 string
+			var headerParam3 string
 
-			headerParam2, err = runtime.StyleParamWithOptions("simple", false, "If-None-Match", *params.IfNoneMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			headerParam3, err = runtime.StyleParamWithOptions("simple", false, "If-None-Match", *params.IfNoneMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
 			if err != nil {
 				return nil, err
 			}
 
-			req.Header.Set("If-None-Match", headerParam2)
+			req.Header.Set("If-None-Match", headerParam3)
 		}
 
 	}
@@ -3299,6 +5484,42 @@ func NewGetExtentsRequest(server string, image ImageName, params *GetExtentsPara
 		if params.Resolve != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "resolve", *params.Resolve, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Since != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "since", *params.Since, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Only != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "only", *params.Only, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Dirty != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "dirty", *params.Dirty, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -3495,6 +5716,698 @@ func NewUpdateMappingsRequestWithBody(server string, image ImageName, params *Up
 			}
 
 			req.Header.Set("Idempotency-Key", headerParam1)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewListSnapshotsRequest constructs an http.Request for the ListSnapshots method
+func NewListSnapshotsRequest(server string, image ImageName) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/snapshots", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateSnapshotRequest calls the generic CreateSnapshot builder with application/json body
+func NewCreateSnapshotRequest(server string, image ImageName, params *CreateSnapshotParams, body CreateSnapshotJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateSnapshotRequestWithBody(server, image, params, "application/json", bodyReader)
+}
+
+// NewCreateSnapshotRequestWithBody constructs an http.Request for the CreateSnapshot method, with any body, and a specified content type
+func NewCreateSnapshotRequestWithBody(server string, image ImageName, params *CreateSnapshotParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/snapshots", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewDeleteSnapshotRequest constructs an http.Request for the DeleteSnapshot method
+func NewDeleteSnapshotRequest(server string, image ImageName, snapshot SnapshotRef, params *DeleteSnapshotParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "snapshot", snapshot, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/snapshots/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+		if params.IfNoneMatch != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "If-None-Match", *params.IfNoneMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-None-Match", headerParam1)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetSnapshotRequest constructs an http.Request for the GetSnapshot method
+func NewGetSnapshotRequest(server string, image ImageName, snapshot SnapshotRef) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "snapshot", snapshot, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/snapshots/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetSnapshotDataRequest constructs an http.Request for the GetSnapshotData method
+func NewGetSnapshotDataRequest(server string, image ImageName, snapshot SnapshotRef, params *GetSnapshotDataParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "snapshot", snapshot, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/snapshots/%s/data", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Only != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "only", *params.Only, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Since != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "since", *params.Since, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Offset != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "offset", *params.Offset, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Length != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "length", *params.Length, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.Range != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Range", *params.Range, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Range", headerParam0)
+		}
+
+		if params.IfRange != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "If-Range", *params.IfRange, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Range", headerParam1)
+		}
+
+		if params.WantContentDigest != nil {
+			var headerParam2 string
+
+			headerParam2, err = runtime.StyleParamWithOptions("simple", false, "Want-Content-Digest", *params.WantContentDigest, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Want-Content-Digest", headerParam2)
+		}
+
+		if params.IfMatch != nil {
+			var headerParam3 string
+
+			headerParam3, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam3)
+		}
+
+		if params.IfNoneMatch != nil {
+			var headerParam4 string
+
+			headerParam4, err = runtime.StyleParamWithOptions("simple", false, "If-None-Match", *params.IfNoneMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-None-Match", headerParam4)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewHeadSnapshotDataRequest constructs an http.Request for the HeadSnapshotData method
+func NewHeadSnapshotDataRequest(server string, image ImageName, snapshot SnapshotRef, params *HeadSnapshotDataParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "snapshot", snapshot, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/snapshots/%s/data", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodHead, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+		if params.IfNoneMatch != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "If-None-Match", *params.IfNoneMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-None-Match", headerParam1)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetSnapshotExtentsRequest constructs an http.Request for the GetSnapshotExtents method
+func NewGetSnapshotExtentsRequest(server string, image ImageName, snapshot SnapshotRef, params *GetSnapshotExtentsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "snapshot", snapshot, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/snapshots/%s/extents", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Offset != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "offset", *params.Offset, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Length != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "length", *params.Length, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.One != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "one", *params.One, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Volunteer != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "volunteer", *params.Volunteer, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Resolve != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "resolve", *params.Resolve, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Since != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "since", *params.Since, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Only != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "only", *params.Only, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+		if params.IfNoneMatch != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "If-None-Match", *params.IfNoneMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-None-Match", headerParam1)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewRevertSnapshotRequest calls the generic RevertSnapshot builder with application/json body
+func NewRevertSnapshotRequest(server string, image ImageName, snapshot SnapshotRef, params *RevertSnapshotParams, body RevertSnapshotJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRevertSnapshotRequestWithBody(server, image, snapshot, params, "application/json", bodyReader)
+}
+
+// NewRevertSnapshotRequestWithBody constructs an http.Request for the RevertSnapshot method, with any body, and a specified content type
+func NewRevertSnapshotRequestWithBody(server string, image ImageName, snapshot SnapshotRef, params *RevertSnapshotParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image", image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "snapshot", snapshot, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/snapshots/%s/revert", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+		if params.IfNoneMatch != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "If-None-Match", *params.IfNoneMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-None-Match", headerParam1)
 		}
 
 	}
@@ -3802,6 +6715,50 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /readyz (the `GetReadiness` operationId).
 	GetReadinessWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetReadinessResponse, error)
 
+	// ChangeBitmapsWithBodyWithResponse Change bitmaps of one or several images at one moment
+	//
+	// All of the changes or none, in their order. While they are made nobody
+	// writes to any of the images: where one bitmap is created and another one
+	// disabled, every write is recorded in exactly one of them, and of all images
+	// as of the same moment. Every image needs the verb `write`.
+	//
+	// Of one image also a crash leaves all of the changes or none. Several are
+	// changed one after the other, within milliseconds. What fails is undone; but
+	// after a crash of the server, or a loss of power, in that time some of them
+	// may be changed and others not. What `delete`, `clear` and `merge` would lose
+	// meanwhile is kept in bitmaps whose names begin with `extentd-undo-`, which
+	// such a crash may leave behind.
+	//
+	// An error of one of the changes stands in `detail`, and where `errors` are
+	// given, as `changes[N]`.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/bitmaps (the `ChangeBitmaps` operationId).
+	ChangeBitmapsWithBodyWithResponse(ctx context.Context, params *ChangeBitmapsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ChangeBitmapsResponse, error)
+
+	// ChangeBitmapsWithResponse Change bitmaps of one or several images at one moment
+	//
+	// All of the changes or none, in their order. While they are made nobody
+	// writes to any of the images: where one bitmap is created and another one
+	// disabled, every write is recorded in exactly one of them, and of all images
+	// as of the same moment. Every image needs the verb `write`.
+	//
+	// Of one image also a crash leaves all of the changes or none. Several are
+	// changed one after the other, within milliseconds. What fails is undone; but
+	// after a crash of the server, or a loss of power, in that time some of them
+	// may be changed and others not. What `delete`, `clear` and `merge` would lose
+	// meanwhile is kept in bitmaps whose names begin with `extentd-undo-`, which
+	// such a crash may leave behind.
+	//
+	// An error of one of the changes stands in `detail`, and where `errors` are
+	// given, as `changes[N]`.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/bitmaps (the `ChangeBitmaps` operationId).
+	ChangeBitmapsWithResponse(ctx context.Context, params *ChangeBitmapsParams, body ChangeBitmapsJSONRequestBody, reqEditors ...RequestEditorFn) (*ChangeBitmapsResponse, error)
+
 	// ListImagesWithResponse List images
 	//
 	// The images in the order of their names, a page at a time. An image that
@@ -3952,12 +6909,141 @@ type ClientWithResponsesInterface interface {
 	// As a write to the image, but Content-Range is relative to the allocation,
 	// and without it the body is exactly the whole allocation. What is mapped
 	// already is 409 `conflict`. What is not written of it holds whatever was in
-	// the blocks before: fill all that is to be mapped.
+	// the blocks before: fill all that is to be mapped. A `Content-Digest` is
+	// compared with the body as in a write.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with PUT /v1/images/{image}/allocations/{allocation}/data (the `PutAllocationData` operationId).
 	PutAllocationDataWithBodyWithResponse(ctx context.Context, image ImageName, allocation AllocationID, params *PutAllocationDataParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutAllocationDataResponse, error)
+
+	// ListBitmapsWithResponse List the dirty bitmaps of an image
+	//
+	// The persistent bitmaps of the image, in the order of their creation. Which
+	// ranges one of them marks is told by the map, `extents?dirty=NAME`. A format
+	// without bitmaps, such as raw, is 422 `unsupported-feature`.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/images/{image}/bitmaps (the `ListBitmaps` operationId).
+	ListBitmapsWithResponse(ctx context.Context, image ImageName, reqEditors ...RequestEditorFn) (*ListBitmapsResponse, error)
+
+	// CreateBitmapWithBodyWithResponse Create a dirty bitmap
+	//
+	// Nothing is dirty in it. An enabled one records every write from then on,
+	// over HTTP and NBD, also zeros, discards, changes of the map, and what going
+	// back to a snapshot changes. A name that is taken, be it by an inconsistent
+	// bitmap, is 409 `exists`. To create one and freeze another at one moment, or
+	// of several images, use `/v1/bitmaps`.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image}/bitmaps (the `CreateBitmap` operationId).
+	CreateBitmapWithBodyWithResponse(ctx context.Context, image ImageName, params *CreateBitmapParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateBitmapResponse, error)
+
+	// CreateBitmapWithResponse Create a dirty bitmap
+	//
+	// Nothing is dirty in it. An enabled one records every write from then on,
+	// over HTTP and NBD, also zeros, discards, changes of the map, and what going
+	// back to a snapshot changes. A name that is taken, be it by an inconsistent
+	// bitmap, is 409 `exists`. To create one and freeze another at one moment, or
+	// of several images, use `/v1/bitmaps`.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image}/bitmaps (the `CreateBitmap` operationId).
+	CreateBitmapWithResponse(ctx context.Context, image ImageName, params *CreateBitmapParams, body CreateBitmapJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateBitmapResponse, error)
+
+	// DeleteBitmapWithResponse Delete a dirty bitmap
+	//
+	// It may be inconsistent.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/images/{image}/bitmaps/{bitmap} (the `DeleteBitmap` operationId).
+	DeleteBitmapWithResponse(ctx context.Context, image ImageName, bitmap BitmapName, reqEditors ...RequestEditorFn) (*DeleteBitmapResponse, error)
+
+	// GetBitmapWithResponse Describe a dirty bitmap
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/images/{image}/bitmaps/{bitmap} (the `GetBitmap` operationId).
+	GetBitmapWithResponse(ctx context.Context, image ImageName, bitmap BitmapName, reqEditors ...RequestEditorFn) (*GetBitmapResponse, error)
+
+	// PatchBitmapWithBodyWithResponse Enable or disable a dirty bitmap
+	//
+	// A disabled bitmap records nothing, and stays as it is. The body is a JSON
+	// Merge Patch (RFC 7396) of the bitmap; without a member, nothing changes. An
+	// inconsistent bitmap is 409 `conflict`.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /v1/images/{image}/bitmaps/{bitmap} (the `PatchBitmap` operationId).
+	PatchBitmapWithBodyWithResponse(ctx context.Context, image ImageName, bitmap BitmapName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PatchBitmapResponse, error)
+
+	// PatchBitmapWithResponse Enable or disable a dirty bitmap
+	//
+	// A disabled bitmap records nothing, and stays as it is. The body is a JSON
+	// Merge Patch (RFC 7396) of the bitmap; without a member, nothing changes. An
+	// inconsistent bitmap is 409 `conflict`.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /v1/images/{image}/bitmaps/{bitmap} (the `PatchBitmap` operationId).
+	PatchBitmapWithResponse(ctx context.Context, image ImageName, bitmap BitmapName, body PatchBitmapJSONRequestBody, reqEditors ...RequestEditorFn) (*PatchBitmapResponse, error)
+
+	// PatchBitmapWithApplicationMergePatchPlusJSONBodyWithResponse Enable or disable a dirty bitmap
+	//
+	// A disabled bitmap records nothing, and stays as it is. The body is a JSON
+	// Merge Patch (RFC 7396) of the bitmap; without a member, nothing changes. An
+	// inconsistent bitmap is 409 `conflict`.
+	//
+	// Takes a body of the `application/merge-patch+json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /v1/images/{image}/bitmaps/{bitmap} (the `PatchBitmap` operationId).
+	PatchBitmapWithApplicationMergePatchPlusJSONBodyWithResponse(ctx context.Context, image ImageName, bitmap BitmapName, body PatchBitmapApplicationMergePatchPlusJSONRequestBody, reqEditors ...RequestEditorFn) (*PatchBitmapResponse, error)
+
+	// ClearBitmapWithBodyWithResponse Clear a dirty bitmap
+	//
+	// Nothing is dirty in it afterwards, but for what is recorded from then on.
+	// Clearing it twice may lose what was recorded between: give a key.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image}/bitmaps/{bitmap}/clear (the `ClearBitmap` operationId).
+	ClearBitmapWithBodyWithResponse(ctx context.Context, image ImageName, bitmap BitmapName, params *ClearBitmapParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ClearBitmapResponse, error)
+
+	// ClearBitmapWithResponse Clear a dirty bitmap
+	//
+	// Nothing is dirty in it afterwards, but for what is recorded from then on.
+	// Clearing it twice may lose what was recorded between: give a key.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image}/bitmaps/{bitmap}/clear (the `ClearBitmap` operationId).
+	ClearBitmapWithResponse(ctx context.Context, image ImageName, bitmap BitmapName, params *ClearBitmapParams, body ClearBitmapJSONRequestBody, reqEditors ...RequestEditorFn) (*ClearBitmapResponse, error)
+
+	// MergeBitmapWithBodyWithResponse Add others to a dirty bitmap
+	//
+	// What is dirty in any of the others becomes dirty in this one. Where their
+	// granularities differ, more than that may become dirty, never less. All are
+	// of the same image, and none may be inconsistent.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image}/bitmaps/{bitmap}/merge (the `MergeBitmap` operationId).
+	MergeBitmapWithBodyWithResponse(ctx context.Context, image ImageName, bitmap BitmapName, params *MergeBitmapParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*MergeBitmapResponse, error)
+
+	// MergeBitmapWithResponse Add others to a dirty bitmap
+	//
+	// What is dirty in any of the others becomes dirty in this one. Where their
+	// granularities differ, more than that may become dirty, never less. All are
+	// of the same image, and none may be inconsistent.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image}/bitmaps/{bitmap}/merge (the `MergeBitmap` operationId).
+	MergeBitmapWithResponse(ctx context.Context, image ImageName, bitmap BitmapName, params *MergeBitmapParams, body MergeBitmapJSONRequestBody, reqEditors ...RequestEditorFn) (*MergeBitmapResponse, error)
 
 	// CheckImageWithBodyWithResponse Check an image, and repair it
 	//
@@ -3983,7 +7069,33 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/images/{image}/check (the `CheckImage` operationId).
 	CheckImageWithResponse(ctx context.Context, image ImageName, body CheckImageJSONRequestBody, reqEditors ...RequestEditorFn) (*CheckImageResponse, error)
 
-	// GetDataWithResponse Read an image, or ranges of it
+	// GetChecksumWithResponse A checksum of what is in an image
+	//
+	// It is of the bytes that a guest reads, whatever the format.
+	//
+	// `sha256-blocks` and `blake3-blocks` are the digest of the digests, as bytes
+	// one after the other, of the consecutive blocks of `block_size` bytes from
+	// `offset` on, of which the last may be shorter. Blocks are read in parallel,
+	// and zeros that the map tells of are not read at all. With blocks of 1 MiB
+	// `sha256-blocks` is what `extentd copy` computes. `sha256` and `blake3` are
+	// of all the bytes, as sha256sum and b3sum compute them.
+	//
+	// With `Accept: application/x-ndjson` the digests of the blocks, one a line,
+	// as they are computed: `offset`, `length` and `digest`. A run of blocks that
+	// read as zeros is one line, with `zero` and the digest that each of them has.
+	// After them comes the `Checksum`, without which the answer is not complete.
+	// It suits large images: nothing waits for an answer that is long in coming.
+	//
+	// What is written meanwhile may be in it or not: `changed` says that
+	// something was. With If-Match that is 412, unless lines have been sent; then
+	// the connection is cut.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/images/{image}/checksum (the `GetChecksum` operationId).
+	GetChecksumWithResponse(ctx context.Context, image ImageName, params *GetChecksumParams, reqEditors ...RequestEditorFn) (*GetChecksumResponse, error)
+
+	// GetDataWithResponse Read an image, ranges of it, or what matters of it
 	//
 	// The bytes that a guest reads from the disk: all layers composed, holes
 	// as zeros, compressed clusters unpacked.
@@ -3999,6 +7111,31 @@ type ClientWithResponsesInterface interface {
 	// ends where the image does: otherwise the answer is 400 `misaligned`.
 	//
 	// A stream is not a snapshot: each piece of it is as of its own time.
+	//
+	// With one of `only`, `since` and `dirty` the answer is what matters of the
+	// image, or of `[offset, offset+length)`, in one body of
+	// `multipart/byteranges` and with status 200: parts in the order of their
+	// offsets, each with its `Content-Type` and `Content-Range`.
+	//
+	// * `only=data`: what may hold anything but zeros. What is in no part reads
+	//   as zeros.
+	// * `since`: what may read otherwise than in an internal snapshot of the
+	//   image. `dirty`: what a dirty bitmap marks. What is in no part is as it
+	//   was. What has changed and reads as zeros now is a part without bytes,
+	//   whose range is in the unit `zeros`: `Content-Range: zeros 0-65535/1048576`.
+	//
+	// Neighbours are one part; parts of data end at multiples of 64 MiB.
+	// `Image-Size` is the size of the image. If nothing matters, the body is the
+	// closing boundary alone. Memory on neither side grows with the parts. A body
+	// without its closing boundary is not complete: go on with `offset` at the
+	// end of the last whole part, or anywhere inside of one. `Range` is refused
+	// with these parameters.
+	//
+	// With `Want-Content-Digest` (RFC 9530), the answer to a request for all of
+	// the image, or for one range, bears a `Content-Digest` of its bytes: as a
+	// header where there are at most 1 MiB of them, otherwise as a trailer, to
+	// clients that say `TE: trailers`. Such an answer has no Content-Length in
+	// HTTP/1.1.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4033,6 +7170,12 @@ type ClientWithResponsesInterface interface {
 	// The conditions are evaluated, and the data generation moves on, in one
 	// step before the body is read: of two clients that write with the ETag
 	// that both know, one gets 412.
+	//
+	// A `Content-Digest` (RFC 9530: `sha-256`, `sha-512`), as a header or, of a
+	// body sent in chunks, as a trailer that `Trailer` announces, is compared with
+	// the body: one that differs is 400 `invalid-request`. Of a body of up to
+	// 1 MiB nothing is written then; of a longer one, what came before its last
+	// piece has been.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -4135,6 +7278,131 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/images/{image}/mappings (the `UpdateMappings` operationId).
 	UpdateMappingsWithResponse(ctx context.Context, image ImageName, params *UpdateMappingsParams, body UpdateMappingsJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateMappingsResponse, error)
+
+	// ListSnapshotsWithResponse List the internal snapshots of an image
+	//
+	// All of them, in the order of the image's table. Images of a format that has
+	// none, such as raw, are 422 `unsupported-feature` here and below.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/images/{image}/snapshots (the `ListSnapshots` operationId).
+	ListSnapshotsWithResponse(ctx context.Context, image ImageName, reqEditors ...RequestEditorFn) (*ListSnapshotsResponse, error)
+
+	// CreateSnapshotWithBodyWithResponse Take a snapshot of an image
+	//
+	// The image as it is between two writes: if the snapshot has a write of a
+	// client, it has every write that was answered before that one began. Writers
+	// wait meanwhile. It is on disk when it is answered, and after a crash it is
+	// there as a whole or not at all.
+	//
+	// Blocks that are reserved and not mapped are no part of it. While blocks are
+	// claimed (`anchored`), and of an image with an external data file, none can
+	// be taken: 409 `conflict`, 422 `unsupported-feature`.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image}/snapshots (the `CreateSnapshot` operationId).
+	CreateSnapshotWithBodyWithResponse(ctx context.Context, image ImageName, params *CreateSnapshotParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateSnapshotResponse, error)
+
+	// CreateSnapshotWithResponse Take a snapshot of an image
+	//
+	// The image as it is between two writes: if the snapshot has a write of a
+	// client, it has every write that was answered before that one began. Writers
+	// wait meanwhile. It is on disk when it is answered, and after a crash it is
+	// there as a whole or not at all.
+	//
+	// Blocks that are reserved and not mapped are no part of it. While blocks are
+	// claimed (`anchored`), and of an image with an external data file, none can
+	// be taken: 409 `conflict`, 422 `unsupported-feature`.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image}/snapshots (the `CreateSnapshot` operationId).
+	CreateSnapshotWithResponse(ctx context.Context, image ImageName, params *CreateSnapshotParams, body CreateSnapshotJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateSnapshotResponse, error)
+
+	// DeleteSnapshotWithResponse Delete a snapshot
+	//
+	// What it alone refers to is freed. The image does not change. Bodies of the
+	// snapshot's data and maps that are under way break off.
+	//
+	// The conditions are on the data generation of the image.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/images/{image}/snapshots/{snapshot} (the `DeleteSnapshot` operationId).
+	DeleteSnapshotWithResponse(ctx context.Context, image ImageName, snapshot SnapshotRef, params *DeleteSnapshotParams, reqEditors ...RequestEditorFn) (*DeleteSnapshotResponse, error)
+
+	// GetSnapshotWithResponse Describe a snapshot
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/images/{image}/snapshots/{snapshot} (the `GetSnapshot` operationId).
+	GetSnapshotWithResponse(ctx context.Context, image ImageName, snapshot SnapshotRef, reqEditors ...RequestEditorFn) (*GetSnapshotResponse, error)
+
+	// GetSnapshotDataWithResponse Read a snapshot, ranges of it, or what matters of it
+	//
+	// As the data of the image, as of then: ranges, parts and conditions are the
+	// same. The data does not change, and neither does its ETag, so that a
+	// download that broke off can be resumed whatever is written to the image.
+	// When the snapshot is deleted the body breaks off.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/images/{image}/snapshots/{snapshot}/data (the `GetSnapshotData` operationId).
+	GetSnapshotDataWithResponse(ctx context.Context, image ImageName, snapshot SnapshotRef, params *GetSnapshotDataParams, reqEditors ...RequestEditorFn) (*GetSnapshotDataResponse, error)
+
+	// HeadSnapshotDataWithResponse Size, tag and limits of a snapshot
+	//
+	// What a GET of the whole snapshot would say before its body. `Range` is
+	// ignored. Errors have the status of a GET's, and no body.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with HEAD /v1/images/{image}/snapshots/{snapshot}/data (the `HeadSnapshotData` operationId).
+	HeadSnapshotDataWithResponse(ctx context.Context, image ImageName, snapshot SnapshotRef, params *HeadSnapshotDataParams, reqEditors ...RequestEditorFn) (*HeadSnapshotDataResponse, error)
+
+	// GetSnapshotExtentsWithResponse The map of a snapshot
+	//
+	// As the map of the image, as of then. It does not change, and neither does
+	// its ETag.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/images/{image}/snapshots/{snapshot}/extents (the `GetSnapshotExtents` operationId).
+	GetSnapshotExtentsWithResponse(ctx context.Context, image ImageName, snapshot SnapshotRef, params *GetSnapshotExtentsParams, reqEditors ...RequestEditorFn) (*GetSnapshotExtentsResponse, error)
+
+	// RevertSnapshotWithBodyWithResponse Make an image what it was
+	//
+	// The data of the image, and its size, become those of the snapshot, which
+	// stays. What was written since is lost unless another snapshot has it.
+	// Writers wait meanwhile, and readers see what was before or what is after.
+	// After a crash the image is wholly the one or wholly the other.
+	//
+	// Blocks that are reserved and not mapped stay reserved. While blocks are
+	// claimed (`anchored`), the answer is 409 `conflict`. The body is `{}`. The
+	// conditions are on the data generation of the image.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image}/snapshots/{snapshot}/revert (the `RevertSnapshot` operationId).
+	RevertSnapshotWithBodyWithResponse(ctx context.Context, image ImageName, snapshot SnapshotRef, params *RevertSnapshotParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RevertSnapshotResponse, error)
+
+	// RevertSnapshotWithResponse Make an image what it was
+	//
+	// The data of the image, and its size, become those of the snapshot, which
+	// stays. What was written since is lost unless another snapshot has it.
+	// Writers wait meanwhile, and readers see what was before or what is after.
+	// After a crash the image is wholly the one or wholly the other.
+	//
+	// Blocks that are reserved and not mapped stay reserved. While blocks are
+	// claimed (`anchored`), the answer is 409 `conflict`. The body is `{}`. The
+	// conditions are on the data generation of the image.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image}/snapshots/{snapshot}/revert (the `RevertSnapshot` operationId).
+	RevertSnapshotWithResponse(ctx context.Context, image ImageName, snapshot SnapshotRef, params *RevertSnapshotParams, body RevertSnapshotJSONRequestBody, reqEditors ...RequestEditorFn) (*RevertSnapshotResponse, error)
 
 	// TrimDataWithBodyWithResponse Discard a range
 	//
@@ -4390,6 +7658,160 @@ func (r GetReadinessResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r GetReadinessResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ChangeBitmapsResponse204Headers the declared response headers of an HTTP 204 response for ChangeBitmaps
+type ChangeBitmapsResponse204Headers struct {
+	IdempotencyReplayed *string
+}
+
+// ChangeBitmapsResponse401Headers the declared response headers of an HTTP 401 response for ChangeBitmaps
+type ChangeBitmapsResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// ChangeBitmapsResponse415Headers the declared response headers of an HTTP 415 response for ChangeBitmaps
+type ChangeBitmapsResponse415Headers struct {
+	AcceptPatch *string
+	AcceptPost  *string
+}
+
+// ChangeBitmapsResponse429Headers the declared response headers of an HTTP 429 response for ChangeBitmaps
+type ChangeBitmapsResponse429Headers struct {
+	RetryAfter int
+}
+
+// ChangeBitmapsResponse503Headers the declared response headers of an HTTP 503 response for ChangeBitmaps
+type ChangeBitmapsResponse503Headers struct {
+	RetryAfter int
+}
+
+type ChangeBitmapsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadBody
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Unauthenticated
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *ReadOnly
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *TooLarge
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *UnsupportedMedia
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooManyRequests
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Overloaded
+	// ApplicationproblemJSON507 the response for an HTTP 507 `application/problem+json` response
+	ApplicationproblemJSON507 *NoSpace
+	// Headers204 the parsed response headers for an HTTP 204 response
+	Headers204 *ChangeBitmapsResponse204Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ChangeBitmapsResponse401Headers
+	// Headers415 the parsed response headers for an HTTP 415 response
+	Headers415 *ChangeBitmapsResponse415Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ChangeBitmapsResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *ChangeBitmapsResponse503Headers
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r ChangeBitmapsResponse) GetApplicationproblemJSON400() *BadBody {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r ChangeBitmapsResponse) GetApplicationproblemJSON401() *Unauthenticated {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r ChangeBitmapsResponse) GetApplicationproblemJSON403() *ReadOnly {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r ChangeBitmapsResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r ChangeBitmapsResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r ChangeBitmapsResponse) GetApplicationproblemJSON413() *TooLarge {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r ChangeBitmapsResponse) GetApplicationproblemJSON415() *UnsupportedMedia {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r ChangeBitmapsResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ChangeBitmapsResponse) GetApplicationproblemJSON429() *TooManyRequests {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r ChangeBitmapsResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r ChangeBitmapsResponse) GetApplicationproblemJSON503() *Overloaded {
+	return r.ApplicationproblemJSON503
+}
+
+// GetApplicationproblemJSON507 returns the response for an HTTP 507 `application/problem+json` response
+func (r ChangeBitmapsResponse) GetApplicationproblemJSON507() *NoSpace {
+	return r.ApplicationproblemJSON507
+}
+
+// GetBody returns the raw response body bytes
+func (r ChangeBitmapsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ChangeBitmapsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ChangeBitmapsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ChangeBitmapsResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -5735,6 +9157,1019 @@ func (r PutAllocationDataResponse) ContentType() string {
 	return ""
 }
 
+// ListBitmapsResponse401Headers the declared response headers of an HTTP 401 response for ListBitmaps
+type ListBitmapsResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// ListBitmapsResponse429Headers the declared response headers of an HTTP 429 response for ListBitmaps
+type ListBitmapsResponse429Headers struct {
+	RetryAfter int
+}
+
+// ListBitmapsResponse503Headers the declared response headers of an HTTP 503 response for ListBitmaps
+type ListBitmapsResponse503Headers struct {
+	RetryAfter int
+}
+
+type ListBitmapsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *BitmapList
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadRequest
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Unauthenticated
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Forbidden
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Busy
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooManyRequests
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Overloaded
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ListBitmapsResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ListBitmapsResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *ListBitmapsResponse503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListBitmapsResponse) GetJSON200() *BitmapList {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r ListBitmapsResponse) GetApplicationproblemJSON400() *BadRequest {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r ListBitmapsResponse) GetApplicationproblemJSON401() *Unauthenticated {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r ListBitmapsResponse) GetApplicationproblemJSON403() *Forbidden {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r ListBitmapsResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r ListBitmapsResponse) GetApplicationproblemJSON409() *Busy {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r ListBitmapsResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ListBitmapsResponse) GetApplicationproblemJSON429() *TooManyRequests {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r ListBitmapsResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r ListBitmapsResponse) GetApplicationproblemJSON503() *Overloaded {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ListBitmapsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListBitmapsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListBitmapsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListBitmapsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// CreateBitmapResponse201Headers the declared response headers of an HTTP 201 response for CreateBitmap
+type CreateBitmapResponse201Headers struct {
+	IdempotencyReplayed *string
+	Location            string
+}
+
+// CreateBitmapResponse401Headers the declared response headers of an HTTP 401 response for CreateBitmap
+type CreateBitmapResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// CreateBitmapResponse415Headers the declared response headers of an HTTP 415 response for CreateBitmap
+type CreateBitmapResponse415Headers struct {
+	AcceptPatch *string
+	AcceptPost  *string
+}
+
+// CreateBitmapResponse429Headers the declared response headers of an HTTP 429 response for CreateBitmap
+type CreateBitmapResponse429Headers struct {
+	RetryAfter int
+}
+
+// CreateBitmapResponse503Headers the declared response headers of an HTTP 503 response for CreateBitmap
+type CreateBitmapResponse503Headers struct {
+	RetryAfter int
+}
+
+type CreateBitmapResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *Bitmap
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadBody
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Unauthenticated
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *ReadOnly
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *TooLarge
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *UnsupportedMedia
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooManyRequests
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Overloaded
+	// ApplicationproblemJSON507 the response for an HTTP 507 `application/problem+json` response
+	ApplicationproblemJSON507 *NoSpace
+	// Headers201 the parsed response headers for an HTTP 201 response
+	Headers201 *CreateBitmapResponse201Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *CreateBitmapResponse401Headers
+	// Headers415 the parsed response headers for an HTTP 415 response
+	Headers415 *CreateBitmapResponse415Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *CreateBitmapResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *CreateBitmapResponse503Headers
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateBitmapResponse) GetJSON201() *Bitmap {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r CreateBitmapResponse) GetApplicationproblemJSON400() *BadBody {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r CreateBitmapResponse) GetApplicationproblemJSON401() *Unauthenticated {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r CreateBitmapResponse) GetApplicationproblemJSON403() *ReadOnly {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r CreateBitmapResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r CreateBitmapResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r CreateBitmapResponse) GetApplicationproblemJSON413() *TooLarge {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r CreateBitmapResponse) GetApplicationproblemJSON415() *UnsupportedMedia {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r CreateBitmapResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r CreateBitmapResponse) GetApplicationproblemJSON429() *TooManyRequests {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r CreateBitmapResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r CreateBitmapResponse) GetApplicationproblemJSON503() *Overloaded {
+	return r.ApplicationproblemJSON503
+}
+
+// GetApplicationproblemJSON507 returns the response for an HTTP 507 `application/problem+json` response
+func (r CreateBitmapResponse) GetApplicationproblemJSON507() *NoSpace {
+	return r.ApplicationproblemJSON507
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateBitmapResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateBitmapResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateBitmapResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateBitmapResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// DeleteBitmapResponse401Headers the declared response headers of an HTTP 401 response for DeleteBitmap
+type DeleteBitmapResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// DeleteBitmapResponse429Headers the declared response headers of an HTTP 429 response for DeleteBitmap
+type DeleteBitmapResponse429Headers struct {
+	RetryAfter int
+}
+
+// DeleteBitmapResponse503Headers the declared response headers of an HTTP 503 response for DeleteBitmap
+type DeleteBitmapResponse503Headers struct {
+	RetryAfter int
+}
+
+type DeleteBitmapResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadRequest
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Unauthenticated
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *ReadOnly
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooManyRequests
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Overloaded
+	// ApplicationproblemJSON507 the response for an HTTP 507 `application/problem+json` response
+	ApplicationproblemJSON507 *NoSpace
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *DeleteBitmapResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *DeleteBitmapResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *DeleteBitmapResponse503Headers
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r DeleteBitmapResponse) GetApplicationproblemJSON400() *BadRequest {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r DeleteBitmapResponse) GetApplicationproblemJSON401() *Unauthenticated {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r DeleteBitmapResponse) GetApplicationproblemJSON403() *ReadOnly {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r DeleteBitmapResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r DeleteBitmapResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r DeleteBitmapResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r DeleteBitmapResponse) GetApplicationproblemJSON429() *TooManyRequests {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r DeleteBitmapResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r DeleteBitmapResponse) GetApplicationproblemJSON503() *Overloaded {
+	return r.ApplicationproblemJSON503
+}
+
+// GetApplicationproblemJSON507 returns the response for an HTTP 507 `application/problem+json` response
+func (r DeleteBitmapResponse) GetApplicationproblemJSON507() *NoSpace {
+	return r.ApplicationproblemJSON507
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteBitmapResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteBitmapResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteBitmapResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteBitmapResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// GetBitmapResponse401Headers the declared response headers of an HTTP 401 response for GetBitmap
+type GetBitmapResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// GetBitmapResponse429Headers the declared response headers of an HTTP 429 response for GetBitmap
+type GetBitmapResponse429Headers struct {
+	RetryAfter int
+}
+
+// GetBitmapResponse503Headers the declared response headers of an HTTP 503 response for GetBitmap
+type GetBitmapResponse503Headers struct {
+	RetryAfter int
+}
+
+type GetBitmapResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Bitmap
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadRequest
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Unauthenticated
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Forbidden
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Busy
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooManyRequests
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Overloaded
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *GetBitmapResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *GetBitmapResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *GetBitmapResponse503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetBitmapResponse) GetJSON200() *Bitmap {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r GetBitmapResponse) GetApplicationproblemJSON400() *BadRequest {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r GetBitmapResponse) GetApplicationproblemJSON401() *Unauthenticated {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r GetBitmapResponse) GetApplicationproblemJSON403() *Forbidden {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r GetBitmapResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r GetBitmapResponse) GetApplicationproblemJSON409() *Busy {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r GetBitmapResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetBitmapResponse) GetApplicationproblemJSON429() *TooManyRequests {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r GetBitmapResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r GetBitmapResponse) GetApplicationproblemJSON503() *Overloaded {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetBitmapResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetBitmapResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetBitmapResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetBitmapResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// PatchBitmapResponse401Headers the declared response headers of an HTTP 401 response for PatchBitmap
+type PatchBitmapResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// PatchBitmapResponse415Headers the declared response headers of an HTTP 415 response for PatchBitmap
+type PatchBitmapResponse415Headers struct {
+	AcceptPatch *string
+	AcceptPost  *string
+}
+
+// PatchBitmapResponse429Headers the declared response headers of an HTTP 429 response for PatchBitmap
+type PatchBitmapResponse429Headers struct {
+	RetryAfter int
+}
+
+// PatchBitmapResponse503Headers the declared response headers of an HTTP 503 response for PatchBitmap
+type PatchBitmapResponse503Headers struct {
+	RetryAfter int
+}
+
+type PatchBitmapResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Bitmap
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadBody
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Unauthenticated
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *ReadOnly
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *TooLarge
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *UnsupportedMedia
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooManyRequests
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Overloaded
+	// ApplicationproblemJSON507 the response for an HTTP 507 `application/problem+json` response
+	ApplicationproblemJSON507 *NoSpace
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *PatchBitmapResponse401Headers
+	// Headers415 the parsed response headers for an HTTP 415 response
+	Headers415 *PatchBitmapResponse415Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *PatchBitmapResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *PatchBitmapResponse503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PatchBitmapResponse) GetJSON200() *Bitmap {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r PatchBitmapResponse) GetApplicationproblemJSON400() *BadBody {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r PatchBitmapResponse) GetApplicationproblemJSON401() *Unauthenticated {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r PatchBitmapResponse) GetApplicationproblemJSON403() *ReadOnly {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r PatchBitmapResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r PatchBitmapResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r PatchBitmapResponse) GetApplicationproblemJSON413() *TooLarge {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r PatchBitmapResponse) GetApplicationproblemJSON415() *UnsupportedMedia {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r PatchBitmapResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r PatchBitmapResponse) GetApplicationproblemJSON429() *TooManyRequests {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r PatchBitmapResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r PatchBitmapResponse) GetApplicationproblemJSON503() *Overloaded {
+	return r.ApplicationproblemJSON503
+}
+
+// GetApplicationproblemJSON507 returns the response for an HTTP 507 `application/problem+json` response
+func (r PatchBitmapResponse) GetApplicationproblemJSON507() *NoSpace {
+	return r.ApplicationproblemJSON507
+}
+
+// GetBody returns the raw response body bytes
+func (r PatchBitmapResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PatchBitmapResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PatchBitmapResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PatchBitmapResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ClearBitmapResponse200Headers the declared response headers of an HTTP 200 response for ClearBitmap
+type ClearBitmapResponse200Headers struct {
+	IdempotencyReplayed *string
+}
+
+// ClearBitmapResponse401Headers the declared response headers of an HTTP 401 response for ClearBitmap
+type ClearBitmapResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// ClearBitmapResponse415Headers the declared response headers of an HTTP 415 response for ClearBitmap
+type ClearBitmapResponse415Headers struct {
+	AcceptPatch *string
+	AcceptPost  *string
+}
+
+// ClearBitmapResponse429Headers the declared response headers of an HTTP 429 response for ClearBitmap
+type ClearBitmapResponse429Headers struct {
+	RetryAfter int
+}
+
+// ClearBitmapResponse503Headers the declared response headers of an HTTP 503 response for ClearBitmap
+type ClearBitmapResponse503Headers struct {
+	RetryAfter int
+}
+
+type ClearBitmapResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Bitmap
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadBody
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Unauthenticated
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *ReadOnly
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *TooLarge
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *UnsupportedMedia
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooManyRequests
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Overloaded
+	// ApplicationproblemJSON507 the response for an HTTP 507 `application/problem+json` response
+	ApplicationproblemJSON507 *NoSpace
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *ClearBitmapResponse200Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ClearBitmapResponse401Headers
+	// Headers415 the parsed response headers for an HTTP 415 response
+	Headers415 *ClearBitmapResponse415Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ClearBitmapResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *ClearBitmapResponse503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ClearBitmapResponse) GetJSON200() *Bitmap {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r ClearBitmapResponse) GetApplicationproblemJSON400() *BadBody {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r ClearBitmapResponse) GetApplicationproblemJSON401() *Unauthenticated {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r ClearBitmapResponse) GetApplicationproblemJSON403() *ReadOnly {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r ClearBitmapResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r ClearBitmapResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r ClearBitmapResponse) GetApplicationproblemJSON413() *TooLarge {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r ClearBitmapResponse) GetApplicationproblemJSON415() *UnsupportedMedia {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r ClearBitmapResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ClearBitmapResponse) GetApplicationproblemJSON429() *TooManyRequests {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r ClearBitmapResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r ClearBitmapResponse) GetApplicationproblemJSON503() *Overloaded {
+	return r.ApplicationproblemJSON503
+}
+
+// GetApplicationproblemJSON507 returns the response for an HTTP 507 `application/problem+json` response
+func (r ClearBitmapResponse) GetApplicationproblemJSON507() *NoSpace {
+	return r.ApplicationproblemJSON507
+}
+
+// GetBody returns the raw response body bytes
+func (r ClearBitmapResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ClearBitmapResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ClearBitmapResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ClearBitmapResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// MergeBitmapResponse200Headers the declared response headers of an HTTP 200 response for MergeBitmap
+type MergeBitmapResponse200Headers struct {
+	IdempotencyReplayed *string
+}
+
+// MergeBitmapResponse401Headers the declared response headers of an HTTP 401 response for MergeBitmap
+type MergeBitmapResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// MergeBitmapResponse415Headers the declared response headers of an HTTP 415 response for MergeBitmap
+type MergeBitmapResponse415Headers struct {
+	AcceptPatch *string
+	AcceptPost  *string
+}
+
+// MergeBitmapResponse429Headers the declared response headers of an HTTP 429 response for MergeBitmap
+type MergeBitmapResponse429Headers struct {
+	RetryAfter int
+}
+
+// MergeBitmapResponse503Headers the declared response headers of an HTTP 503 response for MergeBitmap
+type MergeBitmapResponse503Headers struct {
+	RetryAfter int
+}
+
+type MergeBitmapResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Bitmap
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadBody
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Unauthenticated
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *ReadOnly
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *TooLarge
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *UnsupportedMedia
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooManyRequests
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Overloaded
+	// ApplicationproblemJSON507 the response for an HTTP 507 `application/problem+json` response
+	ApplicationproblemJSON507 *NoSpace
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *MergeBitmapResponse200Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *MergeBitmapResponse401Headers
+	// Headers415 the parsed response headers for an HTTP 415 response
+	Headers415 *MergeBitmapResponse415Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *MergeBitmapResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *MergeBitmapResponse503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r MergeBitmapResponse) GetJSON200() *Bitmap {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r MergeBitmapResponse) GetApplicationproblemJSON400() *BadBody {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r MergeBitmapResponse) GetApplicationproblemJSON401() *Unauthenticated {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r MergeBitmapResponse) GetApplicationproblemJSON403() *ReadOnly {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r MergeBitmapResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r MergeBitmapResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r MergeBitmapResponse) GetApplicationproblemJSON413() *TooLarge {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r MergeBitmapResponse) GetApplicationproblemJSON415() *UnsupportedMedia {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r MergeBitmapResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r MergeBitmapResponse) GetApplicationproblemJSON429() *TooManyRequests {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r MergeBitmapResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r MergeBitmapResponse) GetApplicationproblemJSON503() *Overloaded {
+	return r.ApplicationproblemJSON503
+}
+
+// GetApplicationproblemJSON507 returns the response for an HTTP 507 `application/problem+json` response
+func (r MergeBitmapResponse) GetApplicationproblemJSON507() *NoSpace {
+	return r.ApplicationproblemJSON507
+}
+
+// GetBody returns the raw response body bytes
+func (r MergeBitmapResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r MergeBitmapResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r MergeBitmapResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r MergeBitmapResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // CheckImageResponse401Headers the declared response headers of an HTTP 401 response for CheckImage
 type CheckImageResponse401Headers struct {
 	WWWAuthenticate string
@@ -5889,6 +10324,156 @@ func (r CheckImageResponse) ContentType() string {
 	return ""
 }
 
+// GetChecksumResponse200Headers the declared response headers of an HTTP 200 response for GetChecksum
+type GetChecksumResponse200Headers struct {
+	CacheControl string
+	ETag         string
+	Vary         string
+}
+
+// GetChecksumResponse304Headers the declared response headers of an HTTP 304 response for GetChecksum
+type GetChecksumResponse304Headers struct {
+	CacheControl string
+	ETag         string
+	Vary         string
+}
+
+// GetChecksumResponse401Headers the declared response headers of an HTTP 401 response for GetChecksum
+type GetChecksumResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// GetChecksumResponse429Headers the declared response headers of an HTTP 429 response for GetChecksum
+type GetChecksumResponse429Headers struct {
+	RetryAfter int
+}
+
+// GetChecksumResponse503Headers the declared response headers of an HTTP 503 response for GetChecksum
+type GetChecksumResponse503Headers struct {
+	RetryAfter int
+}
+
+type GetChecksumResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Checksum
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadDataRequest
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Unauthenticated
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Forbidden
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Busy
+	// ApplicationproblemJSON412 the response for an HTTP 412 `application/problem+json` response
+	ApplicationproblemJSON412 *PreconditionFailed
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooManyRequests
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Overloaded
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *GetChecksumResponse200Headers
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *GetChecksumResponse304Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *GetChecksumResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *GetChecksumResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *GetChecksumResponse503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetChecksumResponse) GetJSON200() *Checksum {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r GetChecksumResponse) GetApplicationproblemJSON400() *BadDataRequest {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r GetChecksumResponse) GetApplicationproblemJSON401() *Unauthenticated {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r GetChecksumResponse) GetApplicationproblemJSON403() *Forbidden {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r GetChecksumResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r GetChecksumResponse) GetApplicationproblemJSON409() *Busy {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON412 returns the response for an HTTP 412 `application/problem+json` response
+func (r GetChecksumResponse) GetApplicationproblemJSON412() *PreconditionFailed {
+	return r.ApplicationproblemJSON412
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r GetChecksumResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetChecksumResponse) GetApplicationproblemJSON429() *TooManyRequests {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r GetChecksumResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r GetChecksumResponse) GetApplicationproblemJSON503() *Overloaded {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetChecksumResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetChecksumResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetChecksumResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetChecksumResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // GetDataResponse200Headers the declared response headers of an HTTP 200 response for GetData
 type GetDataResponse200Headers struct {
 	AcceptRanges       string
@@ -5896,8 +10481,10 @@ type GetDataResponse200Headers struct {
 	BlockSizeMinimum   int64
 	BlockSizePreferred int64
 	CacheControl       string
-	ContentLength      int64
+	ContentDigest      *string
+	ContentLength      *int64
 	ETag               string
+	ImageSize          *int64
 }
 
 // GetDataResponse206Headers the declared response headers of an HTTP 206 response for GetData
@@ -5907,7 +10494,8 @@ type GetDataResponse206Headers struct {
 	BlockSizeMinimum   int64
 	BlockSizePreferred int64
 	CacheControl       string
-	ContentLength      int64
+	ContentDigest      *string
+	ContentLength      *int64
 	ContentRange       *string
 	ETag               string
 }
@@ -5954,6 +10542,8 @@ type GetDataResponse struct {
 	ApplicationproblemJSON403 *Forbidden
 	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
 	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON406 the response for an HTTP 406 `application/problem+json` response
+	ApplicationproblemJSON406 *NotAcceptable
 	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
 	ApplicationproblemJSON409 *Busy
 	// ApplicationproblemJSON412 the response for an HTTP 412 `application/problem+json` response
@@ -6002,6 +10592,11 @@ func (r GetDataResponse) GetApplicationproblemJSON403() *Forbidden {
 // GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
 func (r GetDataResponse) GetApplicationproblemJSON404() *NotFound {
 	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON406 returns the response for an HTTP 406 `application/problem+json` response
+func (r GetDataResponse) GetApplicationproblemJSON406() *NotAcceptable {
+	return r.ApplicationproblemJSON406
 }
 
 // GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
@@ -6923,6 +11518,1151 @@ func (r UpdateMappingsResponse) ContentType() string {
 	return ""
 }
 
+// ListSnapshotsResponse401Headers the declared response headers of an HTTP 401 response for ListSnapshots
+type ListSnapshotsResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// ListSnapshotsResponse429Headers the declared response headers of an HTTP 429 response for ListSnapshots
+type ListSnapshotsResponse429Headers struct {
+	RetryAfter int
+}
+
+// ListSnapshotsResponse503Headers the declared response headers of an HTTP 503 response for ListSnapshots
+type ListSnapshotsResponse503Headers struct {
+	RetryAfter int
+}
+
+type ListSnapshotsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *SnapshotList
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadRequest
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Unauthenticated
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Forbidden
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Busy
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooManyRequests
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Overloaded
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ListSnapshotsResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ListSnapshotsResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *ListSnapshotsResponse503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListSnapshotsResponse) GetJSON200() *SnapshotList {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r ListSnapshotsResponse) GetApplicationproblemJSON400() *BadRequest {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r ListSnapshotsResponse) GetApplicationproblemJSON401() *Unauthenticated {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r ListSnapshotsResponse) GetApplicationproblemJSON403() *Forbidden {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r ListSnapshotsResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r ListSnapshotsResponse) GetApplicationproblemJSON409() *Busy {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r ListSnapshotsResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ListSnapshotsResponse) GetApplicationproblemJSON429() *TooManyRequests {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r ListSnapshotsResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r ListSnapshotsResponse) GetApplicationproblemJSON503() *Overloaded {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ListSnapshotsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListSnapshotsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListSnapshotsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListSnapshotsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// CreateSnapshotResponse201Headers the declared response headers of an HTTP 201 response for CreateSnapshot
+type CreateSnapshotResponse201Headers struct {
+	IdempotencyReplayed *string
+	Location            string
+}
+
+// CreateSnapshotResponse401Headers the declared response headers of an HTTP 401 response for CreateSnapshot
+type CreateSnapshotResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// CreateSnapshotResponse415Headers the declared response headers of an HTTP 415 response for CreateSnapshot
+type CreateSnapshotResponse415Headers struct {
+	AcceptPatch *string
+	AcceptPost  *string
+}
+
+// CreateSnapshotResponse429Headers the declared response headers of an HTTP 429 response for CreateSnapshot
+type CreateSnapshotResponse429Headers struct {
+	RetryAfter int
+}
+
+// CreateSnapshotResponse503Headers the declared response headers of an HTTP 503 response for CreateSnapshot
+type CreateSnapshotResponse503Headers struct {
+	RetryAfter int
+}
+
+type CreateSnapshotResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *Snapshot
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadBody
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Unauthenticated
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *ReadOnly
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *CreationConflict
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *TooLarge
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *UnsupportedMedia
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooManyRequests
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Overloaded
+	// ApplicationproblemJSON507 the response for an HTTP 507 `application/problem+json` response
+	ApplicationproblemJSON507 *NoSpace
+	// Headers201 the parsed response headers for an HTTP 201 response
+	Headers201 *CreateSnapshotResponse201Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *CreateSnapshotResponse401Headers
+	// Headers415 the parsed response headers for an HTTP 415 response
+	Headers415 *CreateSnapshotResponse415Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *CreateSnapshotResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *CreateSnapshotResponse503Headers
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateSnapshotResponse) GetJSON201() *Snapshot {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r CreateSnapshotResponse) GetApplicationproblemJSON400() *BadBody {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r CreateSnapshotResponse) GetApplicationproblemJSON401() *Unauthenticated {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r CreateSnapshotResponse) GetApplicationproblemJSON403() *ReadOnly {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r CreateSnapshotResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r CreateSnapshotResponse) GetApplicationproblemJSON409() *CreationConflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r CreateSnapshotResponse) GetApplicationproblemJSON413() *TooLarge {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r CreateSnapshotResponse) GetApplicationproblemJSON415() *UnsupportedMedia {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r CreateSnapshotResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r CreateSnapshotResponse) GetApplicationproblemJSON429() *TooManyRequests {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r CreateSnapshotResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r CreateSnapshotResponse) GetApplicationproblemJSON503() *Overloaded {
+	return r.ApplicationproblemJSON503
+}
+
+// GetApplicationproblemJSON507 returns the response for an HTTP 507 `application/problem+json` response
+func (r CreateSnapshotResponse) GetApplicationproblemJSON507() *NoSpace {
+	return r.ApplicationproblemJSON507
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateSnapshotResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateSnapshotResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateSnapshotResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateSnapshotResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// DeleteSnapshotResponse401Headers the declared response headers of an HTTP 401 response for DeleteSnapshot
+type DeleteSnapshotResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// DeleteSnapshotResponse429Headers the declared response headers of an HTTP 429 response for DeleteSnapshot
+type DeleteSnapshotResponse429Headers struct {
+	RetryAfter int
+}
+
+// DeleteSnapshotResponse503Headers the declared response headers of an HTTP 503 response for DeleteSnapshot
+type DeleteSnapshotResponse503Headers struct {
+	RetryAfter int
+}
+
+type DeleteSnapshotResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadRequest
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Unauthenticated
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *ReadOnly
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON412 the response for an HTTP 412 `application/problem+json` response
+	ApplicationproblemJSON412 *PreconditionFailed
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooManyRequests
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Overloaded
+	// ApplicationproblemJSON507 the response for an HTTP 507 `application/problem+json` response
+	ApplicationproblemJSON507 *NoSpace
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *DeleteSnapshotResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *DeleteSnapshotResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *DeleteSnapshotResponse503Headers
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r DeleteSnapshotResponse) GetApplicationproblemJSON400() *BadRequest {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r DeleteSnapshotResponse) GetApplicationproblemJSON401() *Unauthenticated {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r DeleteSnapshotResponse) GetApplicationproblemJSON403() *ReadOnly {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r DeleteSnapshotResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r DeleteSnapshotResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON412 returns the response for an HTTP 412 `application/problem+json` response
+func (r DeleteSnapshotResponse) GetApplicationproblemJSON412() *PreconditionFailed {
+	return r.ApplicationproblemJSON412
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r DeleteSnapshotResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r DeleteSnapshotResponse) GetApplicationproblemJSON429() *TooManyRequests {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r DeleteSnapshotResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r DeleteSnapshotResponse) GetApplicationproblemJSON503() *Overloaded {
+	return r.ApplicationproblemJSON503
+}
+
+// GetApplicationproblemJSON507 returns the response for an HTTP 507 `application/problem+json` response
+func (r DeleteSnapshotResponse) GetApplicationproblemJSON507() *NoSpace {
+	return r.ApplicationproblemJSON507
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteSnapshotResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteSnapshotResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteSnapshotResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteSnapshotResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// GetSnapshotResponse401Headers the declared response headers of an HTTP 401 response for GetSnapshot
+type GetSnapshotResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// GetSnapshotResponse429Headers the declared response headers of an HTTP 429 response for GetSnapshot
+type GetSnapshotResponse429Headers struct {
+	RetryAfter int
+}
+
+// GetSnapshotResponse503Headers the declared response headers of an HTTP 503 response for GetSnapshot
+type GetSnapshotResponse503Headers struct {
+	RetryAfter int
+}
+
+type GetSnapshotResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Snapshot
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadRequest
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Unauthenticated
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Forbidden
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooManyRequests
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Overloaded
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *GetSnapshotResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *GetSnapshotResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *GetSnapshotResponse503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetSnapshotResponse) GetJSON200() *Snapshot {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r GetSnapshotResponse) GetApplicationproblemJSON400() *BadRequest {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r GetSnapshotResponse) GetApplicationproblemJSON401() *Unauthenticated {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r GetSnapshotResponse) GetApplicationproblemJSON403() *Forbidden {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r GetSnapshotResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r GetSnapshotResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r GetSnapshotResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetSnapshotResponse) GetApplicationproblemJSON429() *TooManyRequests {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r GetSnapshotResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r GetSnapshotResponse) GetApplicationproblemJSON503() *Overloaded {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetSnapshotResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetSnapshotResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetSnapshotResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetSnapshotResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// GetSnapshotDataResponse200Headers the declared response headers of an HTTP 200 response for GetSnapshotData
+type GetSnapshotDataResponse200Headers struct {
+	AcceptRanges       string
+	BlockSizeMaximum   int64
+	BlockSizeMinimum   int64
+	BlockSizePreferred int64
+	CacheControl       string
+	ContentDigest      *string
+	ContentLength      *int64
+	ETag               string
+	ImageSize          *int64
+}
+
+// GetSnapshotDataResponse206Headers the declared response headers of an HTTP 206 response for GetSnapshotData
+type GetSnapshotDataResponse206Headers struct {
+	AcceptRanges       string
+	BlockSizeMaximum   int64
+	BlockSizeMinimum   int64
+	BlockSizePreferred int64
+	CacheControl       string
+	ContentDigest      *string
+	ContentLength      *int64
+	ContentRange       *string
+	ETag               string
+}
+
+// GetSnapshotDataResponse304Headers the declared response headers of an HTTP 304 response for GetSnapshotData
+type GetSnapshotDataResponse304Headers struct {
+	AcceptRanges       string
+	BlockSizeMaximum   int64
+	BlockSizeMinimum   int64
+	BlockSizePreferred int64
+	CacheControl       string
+	ETag               string
+}
+
+// GetSnapshotDataResponse401Headers the declared response headers of an HTTP 401 response for GetSnapshotData
+type GetSnapshotDataResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// GetSnapshotDataResponse416Headers the declared response headers of an HTTP 416 response for GetSnapshotData
+type GetSnapshotDataResponse416Headers struct {
+	AcceptRanges string
+	ContentRange string
+}
+
+// GetSnapshotDataResponse429Headers the declared response headers of an HTTP 429 response for GetSnapshotData
+type GetSnapshotDataResponse429Headers struct {
+	RetryAfter int
+}
+
+// GetSnapshotDataResponse503Headers the declared response headers of an HTTP 503 response for GetSnapshotData
+type GetSnapshotDataResponse503Headers struct {
+	RetryAfter int
+}
+
+type GetSnapshotDataResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadDataRequest
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Unauthenticated
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Forbidden
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON406 the response for an HTTP 406 `application/problem+json` response
+	ApplicationproblemJSON406 *NotAcceptable
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON412 the response for an HTTP 412 `application/problem+json` response
+	ApplicationproblemJSON412 *PreconditionFailed
+	// ApplicationproblemJSON416 the response for an HTTP 416 `application/problem+json` response
+	ApplicationproblemJSON416 *Problem
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooManyRequests
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Overloaded
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *GetSnapshotDataResponse200Headers
+	// Headers206 the parsed response headers for an HTTP 206 response
+	Headers206 *GetSnapshotDataResponse206Headers
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *GetSnapshotDataResponse304Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *GetSnapshotDataResponse401Headers
+	// Headers416 the parsed response headers for an HTTP 416 response
+	Headers416 *GetSnapshotDataResponse416Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *GetSnapshotDataResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *GetSnapshotDataResponse503Headers
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r GetSnapshotDataResponse) GetApplicationproblemJSON400() *BadDataRequest {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r GetSnapshotDataResponse) GetApplicationproblemJSON401() *Unauthenticated {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r GetSnapshotDataResponse) GetApplicationproblemJSON403() *Forbidden {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r GetSnapshotDataResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON406 returns the response for an HTTP 406 `application/problem+json` response
+func (r GetSnapshotDataResponse) GetApplicationproblemJSON406() *NotAcceptable {
+	return r.ApplicationproblemJSON406
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r GetSnapshotDataResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON412 returns the response for an HTTP 412 `application/problem+json` response
+func (r GetSnapshotDataResponse) GetApplicationproblemJSON412() *PreconditionFailed {
+	return r.ApplicationproblemJSON412
+}
+
+// GetApplicationproblemJSON416 returns the response for an HTTP 416 `application/problem+json` response
+func (r GetSnapshotDataResponse) GetApplicationproblemJSON416() *Problem {
+	return r.ApplicationproblemJSON416
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r GetSnapshotDataResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetSnapshotDataResponse) GetApplicationproblemJSON429() *TooManyRequests {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r GetSnapshotDataResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r GetSnapshotDataResponse) GetApplicationproblemJSON503() *Overloaded {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetSnapshotDataResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetSnapshotDataResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetSnapshotDataResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetSnapshotDataResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// HeadSnapshotDataResponse200Headers the declared response headers of an HTTP 200 response for HeadSnapshotData
+type HeadSnapshotDataResponse200Headers struct {
+	AcceptRanges       string
+	BlockSizeMaximum   int64
+	BlockSizeMinimum   int64
+	BlockSizePreferred int64
+	CacheControl       string
+	ContentLength      int64
+	ETag               string
+}
+
+// HeadSnapshotDataResponse304Headers the declared response headers of an HTTP 304 response for HeadSnapshotData
+type HeadSnapshotDataResponse304Headers struct {
+	AcceptRanges       string
+	BlockSizeMaximum   int64
+	BlockSizeMinimum   int64
+	BlockSizePreferred int64
+	CacheControl       string
+	ETag               string
+}
+
+// HeadSnapshotDataResponse401Headers the declared response headers of an HTTP 401 response for HeadSnapshotData
+type HeadSnapshotDataResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// HeadSnapshotDataResponse429Headers the declared response headers of an HTTP 429 response for HeadSnapshotData
+type HeadSnapshotDataResponse429Headers struct {
+	RetryAfter int
+}
+
+// HeadSnapshotDataResponse503Headers the declared response headers of an HTTP 503 response for HeadSnapshotData
+type HeadSnapshotDataResponse503Headers struct {
+	RetryAfter int
+}
+
+type HeadSnapshotDataResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Unauthenticated
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooManyRequests
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Overloaded
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *HeadSnapshotDataResponse200Headers
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *HeadSnapshotDataResponse304Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *HeadSnapshotDataResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *HeadSnapshotDataResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *HeadSnapshotDataResponse503Headers
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r HeadSnapshotDataResponse) GetApplicationproblemJSON401() *Unauthenticated {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r HeadSnapshotDataResponse) GetApplicationproblemJSON429() *TooManyRequests {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r HeadSnapshotDataResponse) GetApplicationproblemJSON503() *Overloaded {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r HeadSnapshotDataResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r HeadSnapshotDataResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r HeadSnapshotDataResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r HeadSnapshotDataResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// GetSnapshotExtentsResponse200Headers the declared response headers of an HTTP 200 response for GetSnapshotExtents
+type GetSnapshotExtentsResponse200Headers struct {
+	CacheControl string
+	ETag         string
+	Vary         string
+}
+
+// GetSnapshotExtentsResponse304Headers the declared response headers of an HTTP 304 response for GetSnapshotExtents
+type GetSnapshotExtentsResponse304Headers struct {
+	CacheControl string
+	ETag         string
+	Vary         string
+}
+
+// GetSnapshotExtentsResponse401Headers the declared response headers of an HTTP 401 response for GetSnapshotExtents
+type GetSnapshotExtentsResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// GetSnapshotExtentsResponse429Headers the declared response headers of an HTTP 429 response for GetSnapshotExtents
+type GetSnapshotExtentsResponse429Headers struct {
+	RetryAfter int
+}
+
+// GetSnapshotExtentsResponse503Headers the declared response headers of an HTTP 503 response for GetSnapshotExtents
+type GetSnapshotExtentsResponse503Headers struct {
+	RetryAfter int
+}
+
+type GetSnapshotExtentsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ExtentList
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadRequest
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Unauthenticated
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Forbidden
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON412 the response for an HTTP 412 `application/problem+json` response
+	ApplicationproblemJSON412 *PreconditionFailed
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooManyRequests
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Overloaded
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *GetSnapshotExtentsResponse200Headers
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *GetSnapshotExtentsResponse304Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *GetSnapshotExtentsResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *GetSnapshotExtentsResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *GetSnapshotExtentsResponse503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetSnapshotExtentsResponse) GetJSON200() *ExtentList {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r GetSnapshotExtentsResponse) GetApplicationproblemJSON400() *BadRequest {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r GetSnapshotExtentsResponse) GetApplicationproblemJSON401() *Unauthenticated {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r GetSnapshotExtentsResponse) GetApplicationproblemJSON403() *Forbidden {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r GetSnapshotExtentsResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r GetSnapshotExtentsResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON412 returns the response for an HTTP 412 `application/problem+json` response
+func (r GetSnapshotExtentsResponse) GetApplicationproblemJSON412() *PreconditionFailed {
+	return r.ApplicationproblemJSON412
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r GetSnapshotExtentsResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetSnapshotExtentsResponse) GetApplicationproblemJSON429() *TooManyRequests {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r GetSnapshotExtentsResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r GetSnapshotExtentsResponse) GetApplicationproblemJSON503() *Overloaded {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetSnapshotExtentsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetSnapshotExtentsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetSnapshotExtentsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetSnapshotExtentsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// RevertSnapshotResponse401Headers the declared response headers of an HTTP 401 response for RevertSnapshot
+type RevertSnapshotResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// RevertSnapshotResponse415Headers the declared response headers of an HTTP 415 response for RevertSnapshot
+type RevertSnapshotResponse415Headers struct {
+	AcceptPatch *string
+	AcceptPost  *string
+}
+
+// RevertSnapshotResponse429Headers the declared response headers of an HTTP 429 response for RevertSnapshot
+type RevertSnapshotResponse429Headers struct {
+	RetryAfter int
+}
+
+// RevertSnapshotResponse503Headers the declared response headers of an HTTP 503 response for RevertSnapshot
+type RevertSnapshotResponse503Headers struct {
+	RetryAfter int
+}
+
+type RevertSnapshotResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Image
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadBody
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Unauthenticated
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *ReadOnly
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON412 the response for an HTTP 412 `application/problem+json` response
+	ApplicationproblemJSON412 *PreconditionFailed
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *TooLarge
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *UnsupportedMedia
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Unusable
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooManyRequests
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *InternalError
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Overloaded
+	// ApplicationproblemJSON507 the response for an HTTP 507 `application/problem+json` response
+	ApplicationproblemJSON507 *NoSpace
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *RevertSnapshotResponse401Headers
+	// Headers415 the parsed response headers for an HTTP 415 response
+	Headers415 *RevertSnapshotResponse415Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *RevertSnapshotResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *RevertSnapshotResponse503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RevertSnapshotResponse) GetJSON200() *Image {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r RevertSnapshotResponse) GetApplicationproblemJSON400() *BadBody {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r RevertSnapshotResponse) GetApplicationproblemJSON401() *Unauthenticated {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r RevertSnapshotResponse) GetApplicationproblemJSON403() *ReadOnly {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r RevertSnapshotResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r RevertSnapshotResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON412 returns the response for an HTTP 412 `application/problem+json` response
+func (r RevertSnapshotResponse) GetApplicationproblemJSON412() *PreconditionFailed {
+	return r.ApplicationproblemJSON412
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r RevertSnapshotResponse) GetApplicationproblemJSON413() *TooLarge {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r RevertSnapshotResponse) GetApplicationproblemJSON415() *UnsupportedMedia {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r RevertSnapshotResponse) GetApplicationproblemJSON422() *Unusable {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r RevertSnapshotResponse) GetApplicationproblemJSON429() *TooManyRequests {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r RevertSnapshotResponse) GetApplicationproblemJSON500() *InternalError {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r RevertSnapshotResponse) GetApplicationproblemJSON503() *Overloaded {
+	return r.ApplicationproblemJSON503
+}
+
+// GetApplicationproblemJSON507 returns the response for an HTTP 507 `application/problem+json` response
+func (r RevertSnapshotResponse) GetApplicationproblemJSON507() *NoSpace {
+	return r.ApplicationproblemJSON507
+}
+
+// GetBody returns the raw response body bytes
+func (r RevertSnapshotResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RevertSnapshotResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RevertSnapshotResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RevertSnapshotResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // TrimDataResponse204Headers the declared response headers of an HTTP 204 response for TrimData
 type TrimDataResponse204Headers struct {
 	AcceptRanges       string
@@ -7560,6 +13300,62 @@ func (c *ClientWithResponses) GetReadinessWithResponse(ctx context.Context, reqE
 	return ParseGetReadinessResponse(rsp)
 }
 
+// ChangeBitmapsWithBodyWithResponse Change bitmaps of one or several images at one moment
+//
+// All of the changes or none, in their order. While they are made nobody
+// writes to any of the images: where one bitmap is created and another one
+// disabled, every write is recorded in exactly one of them, and of all images
+// as of the same moment. Every image needs the verb `write`.
+//
+// Of one image also a crash leaves all of the changes or none. Several are
+// changed one after the other, within milliseconds. What fails is undone; but
+// after a crash of the server, or a loss of power, in that time some of them
+// may be changed and others not. What `delete`, `clear` and `merge` would lose
+// meanwhile is kept in bitmaps whose names begin with `extentd-undo-`, which
+// such a crash may leave behind.
+//
+// An error of one of the changes stands in `detail`, and where `errors` are
+// given, as `changes[N]`.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/bitmaps (the `ChangeBitmaps` operationId).
+func (c *ClientWithResponses) ChangeBitmapsWithBodyWithResponse(ctx context.Context, params *ChangeBitmapsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ChangeBitmapsResponse, error) {
+	rsp, err := c.ChangeBitmapsWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseChangeBitmapsResponse(rsp)
+}
+
+// ChangeBitmapsWithResponse Change bitmaps of one or several images at one moment
+//
+// All of the changes or none, in their order. While they are made nobody
+// writes to any of the images: where one bitmap is created and another one
+// disabled, every write is recorded in exactly one of them, and of all images
+// as of the same moment. Every image needs the verb `write`.
+//
+// Of one image also a crash leaves all of the changes or none. Several are
+// changed one after the other, within milliseconds. What fails is undone; but
+// after a crash of the server, or a loss of power, in that time some of them
+// may be changed and others not. What `delete`, `clear` and `merge` would lose
+// meanwhile is kept in bitmaps whose names begin with `extentd-undo-`, which
+// such a crash may leave behind.
+//
+// An error of one of the changes stands in `detail`, and where `errors` are
+// given, as `changes[N]`.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/bitmaps (the `ChangeBitmaps` operationId).
+func (c *ClientWithResponses) ChangeBitmapsWithResponse(ctx context.Context, params *ChangeBitmapsParams, body ChangeBitmapsJSONRequestBody, reqEditors ...RequestEditorFn) (*ChangeBitmapsResponse, error) {
+	rsp, err := c.ChangeBitmaps(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseChangeBitmapsResponse(rsp)
+}
+
 // ListImagesWithResponse List images
 //
 // The images in the order of their names, a page at a time. An image that
@@ -7788,7 +13584,8 @@ func (c *ClientWithResponses) GetAllocationWithResponse(ctx context.Context, ima
 // As a write to the image, but Content-Range is relative to the allocation,
 // and without it the body is exactly the whole allocation. What is mapped
 // already is 409 `conflict`. What is not written of it holds whatever was in
-// the blocks before: fill all that is to be mapped.
+// the blocks before: fill all that is to be mapped. A `Content-Digest` is
+// compared with the body as in a write.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -7799,6 +13596,206 @@ func (c *ClientWithResponses) PutAllocationDataWithBodyWithResponse(ctx context.
 		return nil, err
 	}
 	return ParsePutAllocationDataResponse(rsp)
+}
+
+// ListBitmapsWithResponse List the dirty bitmaps of an image
+//
+// The persistent bitmaps of the image, in the order of their creation. Which
+// ranges one of them marks is told by the map, `extents?dirty=NAME`. A format
+// without bitmaps, such as raw, is 422 `unsupported-feature`.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/images/{image}/bitmaps (the `ListBitmaps` operationId).
+func (c *ClientWithResponses) ListBitmapsWithResponse(ctx context.Context, image ImageName, reqEditors ...RequestEditorFn) (*ListBitmapsResponse, error) {
+	rsp, err := c.ListBitmaps(ctx, image, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListBitmapsResponse(rsp)
+}
+
+// CreateBitmapWithBodyWithResponse Create a dirty bitmap
+//
+// Nothing is dirty in it. An enabled one records every write from then on,
+// over HTTP and NBD, also zeros, discards, changes of the map, and what going
+// back to a snapshot changes. A name that is taken, be it by an inconsistent
+// bitmap, is 409 `exists`. To create one and freeze another at one moment, or
+// of several images, use `/v1/bitmaps`.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image}/bitmaps (the `CreateBitmap` operationId).
+func (c *ClientWithResponses) CreateBitmapWithBodyWithResponse(ctx context.Context, image ImageName, params *CreateBitmapParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateBitmapResponse, error) {
+	rsp, err := c.CreateBitmapWithBody(ctx, image, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateBitmapResponse(rsp)
+}
+
+// CreateBitmapWithResponse Create a dirty bitmap
+//
+// Nothing is dirty in it. An enabled one records every write from then on,
+// over HTTP and NBD, also zeros, discards, changes of the map, and what going
+// back to a snapshot changes. A name that is taken, be it by an inconsistent
+// bitmap, is 409 `exists`. To create one and freeze another at one moment, or
+// of several images, use `/v1/bitmaps`.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image}/bitmaps (the `CreateBitmap` operationId).
+func (c *ClientWithResponses) CreateBitmapWithResponse(ctx context.Context, image ImageName, params *CreateBitmapParams, body CreateBitmapJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateBitmapResponse, error) {
+	rsp, err := c.CreateBitmap(ctx, image, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateBitmapResponse(rsp)
+}
+
+// DeleteBitmapWithResponse Delete a dirty bitmap
+//
+// It may be inconsistent.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/images/{image}/bitmaps/{bitmap} (the `DeleteBitmap` operationId).
+func (c *ClientWithResponses) DeleteBitmapWithResponse(ctx context.Context, image ImageName, bitmap BitmapName, reqEditors ...RequestEditorFn) (*DeleteBitmapResponse, error) {
+	rsp, err := c.DeleteBitmap(ctx, image, bitmap, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteBitmapResponse(rsp)
+}
+
+// GetBitmapWithResponse Describe a dirty bitmap
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/images/{image}/bitmaps/{bitmap} (the `GetBitmap` operationId).
+func (c *ClientWithResponses) GetBitmapWithResponse(ctx context.Context, image ImageName, bitmap BitmapName, reqEditors ...RequestEditorFn) (*GetBitmapResponse, error) {
+	rsp, err := c.GetBitmap(ctx, image, bitmap, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetBitmapResponse(rsp)
+}
+
+// PatchBitmapWithBodyWithResponse Enable or disable a dirty bitmap
+//
+// A disabled bitmap records nothing, and stays as it is. The body is a JSON
+// Merge Patch (RFC 7396) of the bitmap; without a member, nothing changes. An
+// inconsistent bitmap is 409 `conflict`.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /v1/images/{image}/bitmaps/{bitmap} (the `PatchBitmap` operationId).
+func (c *ClientWithResponses) PatchBitmapWithBodyWithResponse(ctx context.Context, image ImageName, bitmap BitmapName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PatchBitmapResponse, error) {
+	rsp, err := c.PatchBitmapWithBody(ctx, image, bitmap, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePatchBitmapResponse(rsp)
+}
+
+// PatchBitmapWithResponse Enable or disable a dirty bitmap
+//
+// A disabled bitmap records nothing, and stays as it is. The body is a JSON
+// Merge Patch (RFC 7396) of the bitmap; without a member, nothing changes. An
+// inconsistent bitmap is 409 `conflict`.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /v1/images/{image}/bitmaps/{bitmap} (the `PatchBitmap` operationId).
+func (c *ClientWithResponses) PatchBitmapWithResponse(ctx context.Context, image ImageName, bitmap BitmapName, body PatchBitmapJSONRequestBody, reqEditors ...RequestEditorFn) (*PatchBitmapResponse, error) {
+	rsp, err := c.PatchBitmap(ctx, image, bitmap, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePatchBitmapResponse(rsp)
+}
+
+// PatchBitmapWithApplicationMergePatchPlusJSONBodyWithResponse Enable or disable a dirty bitmap
+//
+// A disabled bitmap records nothing, and stays as it is. The body is a JSON
+// Merge Patch (RFC 7396) of the bitmap; without a member, nothing changes. An
+// inconsistent bitmap is 409 `conflict`.
+//
+// Takes a body of the `application/merge-patch+json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /v1/images/{image}/bitmaps/{bitmap} (the `PatchBitmap` operationId).
+func (c *ClientWithResponses) PatchBitmapWithApplicationMergePatchPlusJSONBodyWithResponse(ctx context.Context, image ImageName, bitmap BitmapName, body PatchBitmapApplicationMergePatchPlusJSONRequestBody, reqEditors ...RequestEditorFn) (*PatchBitmapResponse, error) {
+	rsp, err := c.PatchBitmapWithApplicationMergePatchPlusJSONBody(ctx, image, bitmap, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePatchBitmapResponse(rsp)
+}
+
+// ClearBitmapWithBodyWithResponse Clear a dirty bitmap
+//
+// Nothing is dirty in it afterwards, but for what is recorded from then on.
+// Clearing it twice may lose what was recorded between: give a key.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image}/bitmaps/{bitmap}/clear (the `ClearBitmap` operationId).
+func (c *ClientWithResponses) ClearBitmapWithBodyWithResponse(ctx context.Context, image ImageName, bitmap BitmapName, params *ClearBitmapParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ClearBitmapResponse, error) {
+	rsp, err := c.ClearBitmapWithBody(ctx, image, bitmap, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseClearBitmapResponse(rsp)
+}
+
+// ClearBitmapWithResponse Clear a dirty bitmap
+//
+// Nothing is dirty in it afterwards, but for what is recorded from then on.
+// Clearing it twice may lose what was recorded between: give a key.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image}/bitmaps/{bitmap}/clear (the `ClearBitmap` operationId).
+func (c *ClientWithResponses) ClearBitmapWithResponse(ctx context.Context, image ImageName, bitmap BitmapName, params *ClearBitmapParams, body ClearBitmapJSONRequestBody, reqEditors ...RequestEditorFn) (*ClearBitmapResponse, error) {
+	rsp, err := c.ClearBitmap(ctx, image, bitmap, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseClearBitmapResponse(rsp)
+}
+
+// MergeBitmapWithBodyWithResponse Add others to a dirty bitmap
+//
+// What is dirty in any of the others becomes dirty in this one. Where their
+// granularities differ, more than that may become dirty, never less. All are
+// of the same image, and none may be inconsistent.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image}/bitmaps/{bitmap}/merge (the `MergeBitmap` operationId).
+func (c *ClientWithResponses) MergeBitmapWithBodyWithResponse(ctx context.Context, image ImageName, bitmap BitmapName, params *MergeBitmapParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*MergeBitmapResponse, error) {
+	rsp, err := c.MergeBitmapWithBody(ctx, image, bitmap, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseMergeBitmapResponse(rsp)
+}
+
+// MergeBitmapWithResponse Add others to a dirty bitmap
+//
+// What is dirty in any of the others becomes dirty in this one. Where their
+// granularities differ, more than that may become dirty, never less. All are
+// of the same image, and none may be inconsistent.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image}/bitmaps/{bitmap}/merge (the `MergeBitmap` operationId).
+func (c *ClientWithResponses) MergeBitmapWithResponse(ctx context.Context, image ImageName, bitmap BitmapName, params *MergeBitmapParams, body MergeBitmapJSONRequestBody, reqEditors ...RequestEditorFn) (*MergeBitmapResponse, error) {
+	rsp, err := c.MergeBitmap(ctx, image, bitmap, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseMergeBitmapResponse(rsp)
 }
 
 // CheckImageWithBodyWithResponse Check an image, and repair it
@@ -7837,7 +13834,39 @@ func (c *ClientWithResponses) CheckImageWithResponse(ctx context.Context, image 
 	return ParseCheckImageResponse(rsp)
 }
 
-// GetDataWithResponse Read an image, or ranges of it
+// GetChecksumWithResponse A checksum of what is in an image
+//
+// It is of the bytes that a guest reads, whatever the format.
+//
+// `sha256-blocks` and `blake3-blocks` are the digest of the digests, as bytes
+// one after the other, of the consecutive blocks of `block_size` bytes from
+// `offset` on, of which the last may be shorter. Blocks are read in parallel,
+// and zeros that the map tells of are not read at all. With blocks of 1 MiB
+// `sha256-blocks` is what `extentd copy` computes. `sha256` and `blake3` are
+// of all the bytes, as sha256sum and b3sum compute them.
+//
+// With `Accept: application/x-ndjson` the digests of the blocks, one a line,
+// as they are computed: `offset`, `length` and `digest`. A run of blocks that
+// read as zeros is one line, with `zero` and the digest that each of them has.
+// After them comes the `Checksum`, without which the answer is not complete.
+// It suits large images: nothing waits for an answer that is long in coming.
+//
+// What is written meanwhile may be in it or not: `changed` says that
+// something was. With If-Match that is 412, unless lines have been sent; then
+// the connection is cut.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/images/{image}/checksum (the `GetChecksum` operationId).
+func (c *ClientWithResponses) GetChecksumWithResponse(ctx context.Context, image ImageName, params *GetChecksumParams, reqEditors ...RequestEditorFn) (*GetChecksumResponse, error) {
+	rsp, err := c.GetChecksum(ctx, image, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetChecksumResponse(rsp)
+}
+
+// GetDataWithResponse Read an image, ranges of it, or what matters of it
 //
 // The bytes that a guest reads from the disk: all layers composed, holes
 // as zeros, compressed clusters unpacked.
@@ -7853,6 +13882,31 @@ func (c *ClientWithResponses) CheckImageWithResponse(ctx context.Context, image 
 // ends where the image does: otherwise the answer is 400 `misaligned`.
 //
 // A stream is not a snapshot: each piece of it is as of its own time.
+//
+// With one of `only`, `since` and `dirty` the answer is what matters of the
+// image, or of `[offset, offset+length)`, in one body of
+// `multipart/byteranges` and with status 200: parts in the order of their
+// offsets, each with its `Content-Type` and `Content-Range`.
+//
+//   - `only=data`: what may hold anything but zeros. What is in no part reads
+//     as zeros.
+//   - `since`: what may read otherwise than in an internal snapshot of the
+//     image. `dirty`: what a dirty bitmap marks. What is in no part is as it
+//     was. What has changed and reads as zeros now is a part without bytes,
+//     whose range is in the unit `zeros`: `Content-Range: zeros 0-65535/1048576`.
+//
+// Neighbours are one part; parts of data end at multiples of 64 MiB.
+// `Image-Size` is the size of the image. If nothing matters, the body is the
+// closing boundary alone. Memory on neither side grows with the parts. A body
+// without its closing boundary is not complete: go on with `offset` at the
+// end of the last whole part, or anywhere inside of one. `Range` is refused
+// with these parameters.
+//
+// With `Want-Content-Digest` (RFC 9530), the answer to a request for all of
+// the image, or for one range, bears a `Content-Digest` of its bytes: as a
+// header where there are at most 1 MiB of them, otherwise as a trailer, to
+// clients that say `TE: trailers`. Such an answer has no Content-Length in
+// HTTP/1.1.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -7899,6 +13953,12 @@ func (c *ClientWithResponses) HeadDataWithResponse(ctx context.Context, image Im
 // The conditions are evaluated, and the data generation moves on, in one
 // step before the body is read: of two clients that write with the ETag
 // that both know, one gets 412.
+//
+// A `Content-Digest` (RFC 9530: `sha-256`, `sha-512`), as a header or, of a
+// body sent in chunks, as a trailer that `Trailer` announces, is compared with
+// the body: one that differs is 400 `invalid-request`. Of a body of up to
+// 1 MiB nothing is written then; of a longer one, what came before its last
+// piece has been.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -8042,6 +14102,191 @@ func (c *ClientWithResponses) UpdateMappingsWithResponse(ctx context.Context, im
 		return nil, err
 	}
 	return ParseUpdateMappingsResponse(rsp)
+}
+
+// ListSnapshotsWithResponse List the internal snapshots of an image
+//
+// All of them, in the order of the image's table. Images of a format that has
+// none, such as raw, are 422 `unsupported-feature` here and below.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/images/{image}/snapshots (the `ListSnapshots` operationId).
+func (c *ClientWithResponses) ListSnapshotsWithResponse(ctx context.Context, image ImageName, reqEditors ...RequestEditorFn) (*ListSnapshotsResponse, error) {
+	rsp, err := c.ListSnapshots(ctx, image, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListSnapshotsResponse(rsp)
+}
+
+// CreateSnapshotWithBodyWithResponse Take a snapshot of an image
+//
+// The image as it is between two writes: if the snapshot has a write of a
+// client, it has every write that was answered before that one began. Writers
+// wait meanwhile. It is on disk when it is answered, and after a crash it is
+// there as a whole or not at all.
+//
+// Blocks that are reserved and not mapped are no part of it. While blocks are
+// claimed (`anchored`), and of an image with an external data file, none can
+// be taken: 409 `conflict`, 422 `unsupported-feature`.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image}/snapshots (the `CreateSnapshot` operationId).
+func (c *ClientWithResponses) CreateSnapshotWithBodyWithResponse(ctx context.Context, image ImageName, params *CreateSnapshotParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateSnapshotResponse, error) {
+	rsp, err := c.CreateSnapshotWithBody(ctx, image, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateSnapshotResponse(rsp)
+}
+
+// CreateSnapshotWithResponse Take a snapshot of an image
+//
+// The image as it is between two writes: if the snapshot has a write of a
+// client, it has every write that was answered before that one began. Writers
+// wait meanwhile. It is on disk when it is answered, and after a crash it is
+// there as a whole or not at all.
+//
+// Blocks that are reserved and not mapped are no part of it. While blocks are
+// claimed (`anchored`), and of an image with an external data file, none can
+// be taken: 409 `conflict`, 422 `unsupported-feature`.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image}/snapshots (the `CreateSnapshot` operationId).
+func (c *ClientWithResponses) CreateSnapshotWithResponse(ctx context.Context, image ImageName, params *CreateSnapshotParams, body CreateSnapshotJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateSnapshotResponse, error) {
+	rsp, err := c.CreateSnapshot(ctx, image, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateSnapshotResponse(rsp)
+}
+
+// DeleteSnapshotWithResponse Delete a snapshot
+//
+// What it alone refers to is freed. The image does not change. Bodies of the
+// snapshot's data and maps that are under way break off.
+//
+// The conditions are on the data generation of the image.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/images/{image}/snapshots/{snapshot} (the `DeleteSnapshot` operationId).
+func (c *ClientWithResponses) DeleteSnapshotWithResponse(ctx context.Context, image ImageName, snapshot SnapshotRef, params *DeleteSnapshotParams, reqEditors ...RequestEditorFn) (*DeleteSnapshotResponse, error) {
+	rsp, err := c.DeleteSnapshot(ctx, image, snapshot, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteSnapshotResponse(rsp)
+}
+
+// GetSnapshotWithResponse Describe a snapshot
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/images/{image}/snapshots/{snapshot} (the `GetSnapshot` operationId).
+func (c *ClientWithResponses) GetSnapshotWithResponse(ctx context.Context, image ImageName, snapshot SnapshotRef, reqEditors ...RequestEditorFn) (*GetSnapshotResponse, error) {
+	rsp, err := c.GetSnapshot(ctx, image, snapshot, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetSnapshotResponse(rsp)
+}
+
+// GetSnapshotDataWithResponse Read a snapshot, ranges of it, or what matters of it
+//
+// As the data of the image, as of then: ranges, parts and conditions are the
+// same. The data does not change, and neither does its ETag, so that a
+// download that broke off can be resumed whatever is written to the image.
+// When the snapshot is deleted the body breaks off.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/images/{image}/snapshots/{snapshot}/data (the `GetSnapshotData` operationId).
+func (c *ClientWithResponses) GetSnapshotDataWithResponse(ctx context.Context, image ImageName, snapshot SnapshotRef, params *GetSnapshotDataParams, reqEditors ...RequestEditorFn) (*GetSnapshotDataResponse, error) {
+	rsp, err := c.GetSnapshotData(ctx, image, snapshot, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetSnapshotDataResponse(rsp)
+}
+
+// HeadSnapshotDataWithResponse Size, tag and limits of a snapshot
+//
+// What a GET of the whole snapshot would say before its body. `Range` is
+// ignored. Errors have the status of a GET's, and no body.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with HEAD /v1/images/{image}/snapshots/{snapshot}/data (the `HeadSnapshotData` operationId).
+func (c *ClientWithResponses) HeadSnapshotDataWithResponse(ctx context.Context, image ImageName, snapshot SnapshotRef, params *HeadSnapshotDataParams, reqEditors ...RequestEditorFn) (*HeadSnapshotDataResponse, error) {
+	rsp, err := c.HeadSnapshotData(ctx, image, snapshot, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseHeadSnapshotDataResponse(rsp)
+}
+
+// GetSnapshotExtentsWithResponse The map of a snapshot
+//
+// As the map of the image, as of then. It does not change, and neither does
+// its ETag.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/images/{image}/snapshots/{snapshot}/extents (the `GetSnapshotExtents` operationId).
+func (c *ClientWithResponses) GetSnapshotExtentsWithResponse(ctx context.Context, image ImageName, snapshot SnapshotRef, params *GetSnapshotExtentsParams, reqEditors ...RequestEditorFn) (*GetSnapshotExtentsResponse, error) {
+	rsp, err := c.GetSnapshotExtents(ctx, image, snapshot, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetSnapshotExtentsResponse(rsp)
+}
+
+// RevertSnapshotWithBodyWithResponse Make an image what it was
+//
+// The data of the image, and its size, become those of the snapshot, which
+// stays. What was written since is lost unless another snapshot has it.
+// Writers wait meanwhile, and readers see what was before or what is after.
+// After a crash the image is wholly the one or wholly the other.
+//
+// Blocks that are reserved and not mapped stay reserved. While blocks are
+// claimed (`anchored`), the answer is 409 `conflict`. The body is `{}`. The
+// conditions are on the data generation of the image.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image}/snapshots/{snapshot}/revert (the `RevertSnapshot` operationId).
+func (c *ClientWithResponses) RevertSnapshotWithBodyWithResponse(ctx context.Context, image ImageName, snapshot SnapshotRef, params *RevertSnapshotParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RevertSnapshotResponse, error) {
+	rsp, err := c.RevertSnapshotWithBody(ctx, image, snapshot, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRevertSnapshotResponse(rsp)
+}
+
+// RevertSnapshotWithResponse Make an image what it was
+//
+// The data of the image, and its size, become those of the snapshot, which
+// stays. What was written since is lost unless another snapshot has it.
+// Writers wait meanwhile, and readers see what was before or what is after.
+// After a crash the image is wholly the one or wholly the other.
+//
+// Blocks that are reserved and not mapped stay reserved. While blocks are
+// claimed (`anchored`), the answer is 409 `conflict`. The body is `{}`. The
+// conditions are on the data generation of the image.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image}/snapshots/{snapshot}/revert (the `RevertSnapshot` operationId).
+func (c *ClientWithResponses) RevertSnapshotWithResponse(ctx context.Context, image ImageName, snapshot SnapshotRef, params *RevertSnapshotParams, body RevertSnapshotJSONRequestBody, reqEditors ...RequestEditorFn) (*RevertSnapshotResponse, error) {
+	rsp, err := c.RevertSnapshot(ctx, image, snapshot, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRevertSnapshotResponse(rsp)
 }
 
 // TrimDataWithBodyWithResponse Discard a range
@@ -8304,6 +14549,172 @@ func ParseGetReadinessResponse(rsp *http.Response) (*GetReadinessResponse, error
 		}
 		response.ApplicationproblemJSON503 = &dest
 
+	}
+
+	return response, nil
+}
+
+// ParseChangeBitmapsResponse parses an HTTP response from a ChangeBitmapsWithResponse call
+func ParseChangeBitmapsResponse(rsp *http.Response) (*ChangeBitmapsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ChangeBitmapsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadBody
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest ReadOnly
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMedia
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Overloaded
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 507:
+		var dest NoSpace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON507 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		var headers ChangeBitmapsResponse204Headers
+		if values := rsp.Header.Values("Idempotency-Replayed"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Idempotency-Replayed", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.IdempotencyReplayed = &value
+		}
+		response.Headers204 = &headers
+	case rsp.StatusCode == 401:
+		var headers ChangeBitmapsResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 415:
+		var headers ChangeBitmapsResponse415Headers
+		if values := rsp.Header.Values("Accept-Patch"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Patch", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPatch = &value
+		}
+		if values := rsp.Header.Values("Accept-Post"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Post", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPost = &value
+		}
+		response.Headers415 = &headers
+	case rsp.StatusCode == 429:
+		var headers ChangeBitmapsResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers ChangeBitmapsResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers503 = &headers
 	}
 
 	return response, nil
@@ -9675,6 +16086,1052 @@ func ParsePutAllocationDataResponse(rsp *http.Response) (*PutAllocationDataRespo
 	return response, nil
 }
 
+// ParseListBitmapsResponse parses an HTTP response from a ListBitmapsWithResponse call
+func ParseListBitmapsResponse(rsp *http.Response) (*ListBitmapsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListBitmapsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest BitmapList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Busy
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Overloaded
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers ListBitmapsResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ListBitmapsResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers ListBitmapsResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseCreateBitmapResponse parses an HTTP response from a CreateBitmapWithResponse call
+func ParseCreateBitmapResponse(rsp *http.Response) (*CreateBitmapResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateBitmapResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest Bitmap
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadBody
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest ReadOnly
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMedia
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Overloaded
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 507:
+		var dest NoSpace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON507 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 201:
+		var headers CreateBitmapResponse201Headers
+		if values := rsp.Header.Values("Idempotency-Replayed"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Idempotency-Replayed", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.IdempotencyReplayed = &value
+		}
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: "uri-reference"}); err != nil {
+				return nil, err
+			}
+			headers.Location = value
+		}
+		response.Headers201 = &headers
+	case rsp.StatusCode == 401:
+		var headers CreateBitmapResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 415:
+		var headers CreateBitmapResponse415Headers
+		if values := rsp.Header.Values("Accept-Patch"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Patch", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPatch = &value
+		}
+		if values := rsp.Header.Values("Accept-Post"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Post", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPost = &value
+		}
+		response.Headers415 = &headers
+	case rsp.StatusCode == 429:
+		var headers CreateBitmapResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers CreateBitmapResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseDeleteBitmapResponse parses an HTTP response from a DeleteBitmapWithResponse call
+func ParseDeleteBitmapResponse(rsp *http.Response) (*DeleteBitmapResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteBitmapResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest ReadOnly
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Overloaded
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 507:
+		var dest NoSpace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON507 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers DeleteBitmapResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers DeleteBitmapResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers DeleteBitmapResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetBitmapResponse parses an HTTP response from a GetBitmapWithResponse call
+func ParseGetBitmapResponse(rsp *http.Response) (*GetBitmapResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetBitmapResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Bitmap
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Busy
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Overloaded
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers GetBitmapResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers GetBitmapResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers GetBitmapResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParsePatchBitmapResponse parses an HTTP response from a PatchBitmapWithResponse call
+func ParsePatchBitmapResponse(rsp *http.Response) (*PatchBitmapResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PatchBitmapResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Bitmap
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadBody
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest ReadOnly
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMedia
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Overloaded
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 507:
+		var dest NoSpace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON507 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers PatchBitmapResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 415:
+		var headers PatchBitmapResponse415Headers
+		if values := rsp.Header.Values("Accept-Patch"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Patch", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPatch = &value
+		}
+		if values := rsp.Header.Values("Accept-Post"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Post", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPost = &value
+		}
+		response.Headers415 = &headers
+	case rsp.StatusCode == 429:
+		var headers PatchBitmapResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers PatchBitmapResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseClearBitmapResponse parses an HTTP response from a ClearBitmapWithResponse call
+func ParseClearBitmapResponse(rsp *http.Response) (*ClearBitmapResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ClearBitmapResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Bitmap
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadBody
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest ReadOnly
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMedia
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Overloaded
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 507:
+		var dest NoSpace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON507 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers ClearBitmapResponse200Headers
+		if values := rsp.Header.Values("Idempotency-Replayed"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Idempotency-Replayed", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.IdempotencyReplayed = &value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 401:
+		var headers ClearBitmapResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 415:
+		var headers ClearBitmapResponse415Headers
+		if values := rsp.Header.Values("Accept-Patch"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Patch", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPatch = &value
+		}
+		if values := rsp.Header.Values("Accept-Post"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Post", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPost = &value
+		}
+		response.Headers415 = &headers
+	case rsp.StatusCode == 429:
+		var headers ClearBitmapResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers ClearBitmapResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseMergeBitmapResponse parses an HTTP response from a MergeBitmapWithResponse call
+func ParseMergeBitmapResponse(rsp *http.Response) (*MergeBitmapResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &MergeBitmapResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Bitmap
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadBody
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest ReadOnly
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMedia
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Overloaded
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 507:
+		var dest NoSpace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON507 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers MergeBitmapResponse200Headers
+		if values := rsp.Header.Values("Idempotency-Replayed"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Idempotency-Replayed", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.IdempotencyReplayed = &value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 401:
+		var headers MergeBitmapResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 415:
+		var headers MergeBitmapResponse415Headers
+		if values := rsp.Header.Values("Accept-Patch"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Patch", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPatch = &value
+		}
+		if values := rsp.Header.Values("Accept-Post"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Post", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPost = &value
+		}
+		response.Headers415 = &headers
+	case rsp.StatusCode == 429:
+		var headers MergeBitmapResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers MergeBitmapResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
 // ParseCheckImageResponse parses an HTTP response from a CheckImageWithResponse call
 func ParseCheckImageResponse(rsp *http.Response) (*CheckImageResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -9835,6 +17292,189 @@ func ParseCheckImageResponse(rsp *http.Response) (*CheckImageResponse, error) {
 	return response, nil
 }
 
+// ParseGetChecksumResponse parses an HTTP response from a GetChecksumWithResponse call
+func ParseGetChecksumResponse(rsp *http.Response) (*GetChecksumResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetChecksumResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Checksum
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case rsp.StatusCode == 304:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadDataRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Busy
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON412 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Overloaded
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (application/x-ndjson) unsupported
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers GetChecksumResponse200Headers
+		if values := rsp.Header.Values("Cache-Control"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Cache-Control", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.CacheControl = value
+		}
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		if values := rsp.Header.Values("Vary"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Vary", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Vary = value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 304:
+		var headers GetChecksumResponse304Headers
+		if values := rsp.Header.Values("Cache-Control"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Cache-Control", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.CacheControl = value
+		}
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		if values := rsp.Header.Values("Vary"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Vary", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Vary = value
+		}
+		response.Headers304 = &headers
+	case rsp.StatusCode == 401:
+		var headers GetChecksumResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers GetChecksumResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers GetChecksumResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
 // ParseGetDataResponse parses an HTTP response from a GetDataWithResponse call
 func ParseGetDataResponse(rsp *http.Response) (*GetDataResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -9879,6 +17519,13 @@ func ParseGetDataResponse(rsp *http.Response) (*GetDataResponse, error) {
 			return nil, err
 		}
 		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 406:
+		var dest NotAcceptable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON406 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
 		var dest Busy
@@ -9969,12 +17616,19 @@ func ParseGetDataResponse(rsp *http.Response) (*GetDataResponse, error) {
 			}
 			headers.CacheControl = value
 		}
-		if values := rsp.Header.Values("Content-Length"); len(values) > 0 {
-			var value int64
-			if err := runtime.BindStyledParameterWithOptions("simple", "Content-Length", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+		if values := rsp.Header.Values("Content-Digest"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Content-Digest", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
 				return nil, err
 			}
-			headers.ContentLength = value
+			headers.ContentDigest = &value
+		}
+		if values := rsp.Header.Values("Content-Length"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Content-Length", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.ContentLength = &value
 		}
 		if values := rsp.Header.Values("ETag"); len(values) > 0 {
 			var value string
@@ -9982,6 +17636,13 @@ func ParseGetDataResponse(rsp *http.Response) (*GetDataResponse, error) {
 				return nil, err
 			}
 			headers.ETag = value
+		}
+		if values := rsp.Header.Values("Image-Size"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Image-Size", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.ImageSize = &value
 		}
 		response.Headers200 = &headers
 	case rsp.StatusCode == 206:
@@ -10021,12 +17682,19 @@ func ParseGetDataResponse(rsp *http.Response) (*GetDataResponse, error) {
 			}
 			headers.CacheControl = value
 		}
-		if values := rsp.Header.Values("Content-Length"); len(values) > 0 {
-			var value int64
-			if err := runtime.BindStyledParameterWithOptions("simple", "Content-Length", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+		if values := rsp.Header.Values("Content-Digest"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Content-Digest", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
 				return nil, err
 			}
-			headers.ContentLength = value
+			headers.ContentDigest = &value
+		}
+		if values := rsp.Header.Values("Content-Length"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Content-Length", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.ContentLength = &value
 		}
 		if values := rsp.Header.Values("Content-Range"); len(values) > 0 {
 			var value string
@@ -11201,6 +18869,1439 @@ func ParseUpdateMappingsResponse(rsp *http.Response) (*UpdateMappingsResponse, e
 		response.Headers429 = &headers
 	case rsp.StatusCode == 503:
 		var headers UpdateMappingsResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListSnapshotsResponse parses an HTTP response from a ListSnapshotsWithResponse call
+func ParseListSnapshotsResponse(rsp *http.Response) (*ListSnapshotsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListSnapshotsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest SnapshotList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Busy
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Overloaded
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers ListSnapshotsResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ListSnapshotsResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers ListSnapshotsResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseCreateSnapshotResponse parses an HTTP response from a CreateSnapshotWithResponse call
+func ParseCreateSnapshotResponse(rsp *http.Response) (*CreateSnapshotResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateSnapshotResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest Snapshot
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadBody
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest ReadOnly
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest CreationConflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMedia
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Overloaded
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 507:
+		var dest NoSpace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON507 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 201:
+		var headers CreateSnapshotResponse201Headers
+		if values := rsp.Header.Values("Idempotency-Replayed"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Idempotency-Replayed", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.IdempotencyReplayed = &value
+		}
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: "uri-reference"}); err != nil {
+				return nil, err
+			}
+			headers.Location = value
+		}
+		response.Headers201 = &headers
+	case rsp.StatusCode == 401:
+		var headers CreateSnapshotResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 415:
+		var headers CreateSnapshotResponse415Headers
+		if values := rsp.Header.Values("Accept-Patch"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Patch", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPatch = &value
+		}
+		if values := rsp.Header.Values("Accept-Post"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Post", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPost = &value
+		}
+		response.Headers415 = &headers
+	case rsp.StatusCode == 429:
+		var headers CreateSnapshotResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers CreateSnapshotResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseDeleteSnapshotResponse parses an HTTP response from a DeleteSnapshotWithResponse call
+func ParseDeleteSnapshotResponse(rsp *http.Response) (*DeleteSnapshotResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteSnapshotResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest ReadOnly
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON412 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Overloaded
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 507:
+		var dest NoSpace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON507 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers DeleteSnapshotResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers DeleteSnapshotResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers DeleteSnapshotResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetSnapshotResponse parses an HTTP response from a GetSnapshotWithResponse call
+func ParseGetSnapshotResponse(rsp *http.Response) (*GetSnapshotResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetSnapshotResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Snapshot
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Overloaded
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers GetSnapshotResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers GetSnapshotResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers GetSnapshotResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetSnapshotDataResponse parses an HTTP response from a GetSnapshotDataWithResponse call
+func ParseGetSnapshotDataResponse(rsp *http.Response) (*GetSnapshotDataResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetSnapshotDataResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadDataRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 406:
+		var dest NotAcceptable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON406 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON412 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 416:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON416 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Overloaded
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers GetSnapshotDataResponse200Headers
+		if values := rsp.Header.Values("Accept-Ranges"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Ranges", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptRanges = value
+		}
+		if values := rsp.Header.Values("Block-Size-Maximum"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Maximum", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizeMaximum = value
+		}
+		if values := rsp.Header.Values("Block-Size-Minimum"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Minimum", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizeMinimum = value
+		}
+		if values := rsp.Header.Values("Block-Size-Preferred"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Preferred", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizePreferred = value
+		}
+		if values := rsp.Header.Values("Cache-Control"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Cache-Control", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.CacheControl = value
+		}
+		if values := rsp.Header.Values("Content-Digest"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Content-Digest", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ContentDigest = &value
+		}
+		if values := rsp.Header.Values("Content-Length"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Content-Length", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.ContentLength = &value
+		}
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		if values := rsp.Header.Values("Image-Size"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Image-Size", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.ImageSize = &value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 206:
+		var headers GetSnapshotDataResponse206Headers
+		if values := rsp.Header.Values("Accept-Ranges"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Ranges", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptRanges = value
+		}
+		if values := rsp.Header.Values("Block-Size-Maximum"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Maximum", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizeMaximum = value
+		}
+		if values := rsp.Header.Values("Block-Size-Minimum"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Minimum", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizeMinimum = value
+		}
+		if values := rsp.Header.Values("Block-Size-Preferred"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Preferred", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizePreferred = value
+		}
+		if values := rsp.Header.Values("Cache-Control"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Cache-Control", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.CacheControl = value
+		}
+		if values := rsp.Header.Values("Content-Digest"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Content-Digest", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ContentDigest = &value
+		}
+		if values := rsp.Header.Values("Content-Length"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Content-Length", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.ContentLength = &value
+		}
+		if values := rsp.Header.Values("Content-Range"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Content-Range", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ContentRange = &value
+		}
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers206 = &headers
+	case rsp.StatusCode == 304:
+		var headers GetSnapshotDataResponse304Headers
+		if values := rsp.Header.Values("Accept-Ranges"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Ranges", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptRanges = value
+		}
+		if values := rsp.Header.Values("Block-Size-Maximum"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Maximum", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizeMaximum = value
+		}
+		if values := rsp.Header.Values("Block-Size-Minimum"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Minimum", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizeMinimum = value
+		}
+		if values := rsp.Header.Values("Block-Size-Preferred"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Preferred", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizePreferred = value
+		}
+		if values := rsp.Header.Values("Cache-Control"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Cache-Control", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.CacheControl = value
+		}
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
+	case rsp.StatusCode == 401:
+		var headers GetSnapshotDataResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 416:
+		var headers GetSnapshotDataResponse416Headers
+		if values := rsp.Header.Values("Accept-Ranges"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Ranges", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptRanges = value
+		}
+		if values := rsp.Header.Values("Content-Range"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Content-Range", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ContentRange = value
+		}
+		response.Headers416 = &headers
+	case rsp.StatusCode == 429:
+		var headers GetSnapshotDataResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers GetSnapshotDataResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseHeadSnapshotDataResponse parses an HTTP response from a HeadSnapshotDataWithResponse call
+func ParseHeadSnapshotDataResponse(rsp *http.Response) (*HeadSnapshotDataResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &HeadSnapshotDataResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		break // No content-type
+
+	case rsp.StatusCode == 304:
+		break // No content-type
+
+	case rsp.StatusCode == 400:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case rsp.StatusCode == 403:
+		break // No content-type
+
+	case rsp.StatusCode == 404:
+		break // No content-type
+
+	case rsp.StatusCode == 409:
+		break // No content-type
+
+	case rsp.StatusCode == 412:
+		break // No content-type
+
+	case rsp.StatusCode == 422:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case rsp.StatusCode == 500:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Overloaded
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers HeadSnapshotDataResponse200Headers
+		if values := rsp.Header.Values("Accept-Ranges"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Ranges", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptRanges = value
+		}
+		if values := rsp.Header.Values("Block-Size-Maximum"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Maximum", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizeMaximum = value
+		}
+		if values := rsp.Header.Values("Block-Size-Minimum"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Minimum", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizeMinimum = value
+		}
+		if values := rsp.Header.Values("Block-Size-Preferred"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Preferred", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizePreferred = value
+		}
+		if values := rsp.Header.Values("Cache-Control"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Cache-Control", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.CacheControl = value
+		}
+		if values := rsp.Header.Values("Content-Length"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Content-Length", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.ContentLength = value
+		}
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 304:
+		var headers HeadSnapshotDataResponse304Headers
+		if values := rsp.Header.Values("Accept-Ranges"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Ranges", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptRanges = value
+		}
+		if values := rsp.Header.Values("Block-Size-Maximum"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Maximum", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizeMaximum = value
+		}
+		if values := rsp.Header.Values("Block-Size-Minimum"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Minimum", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizeMinimum = value
+		}
+		if values := rsp.Header.Values("Block-Size-Preferred"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Block-Size-Preferred", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.BlockSizePreferred = value
+		}
+		if values := rsp.Header.Values("Cache-Control"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Cache-Control", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.CacheControl = value
+		}
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
+	case rsp.StatusCode == 401:
+		var headers HeadSnapshotDataResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers HeadSnapshotDataResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers HeadSnapshotDataResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetSnapshotExtentsResponse parses an HTTP response from a GetSnapshotExtentsWithResponse call
+func ParseGetSnapshotExtentsResponse(rsp *http.Response) (*GetSnapshotExtentsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetSnapshotExtentsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ExtentList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case rsp.StatusCode == 304:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON412 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Overloaded
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (application/x-ndjson) unsupported
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers GetSnapshotExtentsResponse200Headers
+		if values := rsp.Header.Values("Cache-Control"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Cache-Control", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.CacheControl = value
+		}
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		if values := rsp.Header.Values("Vary"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Vary", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Vary = value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 304:
+		var headers GetSnapshotExtentsResponse304Headers
+		if values := rsp.Header.Values("Cache-Control"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Cache-Control", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.CacheControl = value
+		}
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		if values := rsp.Header.Values("Vary"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Vary", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Vary = value
+		}
+		response.Headers304 = &headers
+	case rsp.StatusCode == 401:
+		var headers GetSnapshotExtentsResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers GetSnapshotExtentsResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers GetSnapshotExtentsResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseRevertSnapshotResponse parses an HTTP response from a RevertSnapshotWithResponse call
+func ParseRevertSnapshotResponse(rsp *http.Response) (*RevertSnapshotResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RevertSnapshotResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Image
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadBody
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest ReadOnly
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON412 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMedia
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Unusable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Overloaded
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 507:
+		var dest NoSpace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON507 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers RevertSnapshotResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 415:
+		var headers RevertSnapshotResponse415Headers
+		if values := rsp.Header.Values("Accept-Patch"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Patch", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPatch = &value
+		}
+		if values := rsp.Header.Values("Accept-Post"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Accept-Post", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.AcceptPost = &value
+		}
+		response.Headers415 = &headers
+	case rsp.StatusCode == 429:
+		var headers RevertSnapshotResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers RevertSnapshotResponse503Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {

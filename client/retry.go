@@ -179,3 +179,30 @@ func retryAfter(resp *http.Response, now time.Time) time.Duration {
 	}
 	return 0
 }
+
+// goOn makes requests until one ends well, as long as those that break off get
+// further, or there is patience left. at is how far they have come.
+func (s *Server) goOn(ctx context.Context, at func() int64, once func() error) error {
+	begin, pause := time.Now(), firstPause
+	for {
+		before := at()
+		err := once()
+		if err == nil {
+			return nil
+		}
+		broken, ok := errors.AsType[*brokenError](err)
+		if !ok {
+			return err
+		}
+		if at() > before {
+			begin, pause = time.Now(), firstPause
+		}
+		if ctx.Err() != nil || time.Since(begin)+pause > s.patience() {
+			return broken.cause
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return err
+		}
+		pause = min(2*pause, mostPause)
+	}
+}

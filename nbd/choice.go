@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/extentd/extentd/auth"
-	"github.com/extentd/extentd/service"
 	"github.com/extentd/extentd/storage"
 	"github.com/extentd/extentd/storage/nbd/wire"
 )
@@ -113,7 +112,7 @@ func (n *negotiation) flags(e *export) wire.Transmission {
 	if n.structured {
 		f |= wire.SendDF
 	}
-	if n.extended && n.of == e.name && n.contexts.any() {
+	if n.extended && n.of == e.name && n.contexts.set != 0 {
 		f |= wire.BlockStatusPayload
 	}
 	return f
@@ -146,74 +145,4 @@ func (n *negotiation) info(o wire.Option, data []byte) (done bool) {
 	}
 	n.export = e
 	return true
-}
-
-// metaContext serves OptListMetaContext and OptSetMetaContext.
-func (n *negotiation) metaContext(o wire.Option, data []byte) {
-	set := o == wire.OptSetMetaContext
-	if set {
-		n.contexts, n.of = contexts{}, "" // even if it fails
-	}
-	m, ok := wire.ParseMeta(data)
-	if !ok || !n.structured {
-		n.fail(o, wire.RepErrInvalid, "malformed, or before structured replies are agreed on")
-		return
-	}
-	name, err := n.resolve(m.Name)
-	var h *service.Handle
-	if err == nil {
-		h, err = n.c.s.svc.Acquire(n.c.s.ctx, name)
-	}
-	if err != nil {
-		n.refuse(o, err)
-		return
-	}
-	h.Release()
-	var found contexts
-	if n.c.caller.May(auth.Map, name) {
-		found = matchContexts(m.Queries, !set)
-	}
-	for id := range found {
-		if !found[id] {
-			continue
-		}
-		given := uint32(id)
-		if !set {
-			given = 0
-		}
-		n.answer(o, wire.RepMetaContext, wire.AppendMetaContext(nil, given, contextNames[id]))
-	}
-	if set {
-		n.contexts, n.of = found, name
-	}
-	n.answer(o, wire.RepAck, nil)
-}
-
-// The metadata contexts, by their identifiers.
-const (
-	contextAllocation = iota
-	contextDepth
-	contextCount
-)
-
-var contextNames = [contextCount]string{wire.BaseAllocation, wire.AllocationDepth}
-
-// contexts are a set of metadata contexts.
-type contexts [contextCount]bool
-
-// any reports whether there is one.
-func (c *contexts) any() bool { return *c != contexts{} }
-
-// matchContexts are those that the queries name. In a listing no query means all,
-// and one without a leaf all of its namespace.
-func matchContexts(queries []string, listing bool) contexts {
-	var found contexts
-	for id, name := range contextNames {
-		found[id] = listing && len(queries) == 0
-		for _, q := range queries {
-			wild := listing && len(q) > 0 && q[len(q)-1] == ':' && len(q) < len(name) && name[:len(q)] == q
-			found[id] = found[id] || q == name || wild
-		}
-	}
-	return found
 }

@@ -20,7 +20,7 @@ var (
 type request struct {
 	wire.Request
 	err      error                 // why it is not served
-	contexts contexts              // of a block status
+	contexts contextSet            // of a block status
 	query    [maxQuery]byte        // likewise
 	cost     int64                 // memory that was taken for it, bytes
 	buf      *buffer               // the payload, or the data of the reply; nil: none
@@ -48,7 +48,7 @@ func (s *session) request() *request {
 	if r == nil {
 		r = new(request)
 	}
-	r.err, r.contexts, r.waiting = nil, s.contexts, 0
+	r.err, r.contexts, r.waiting = nil, s.contexts.set, 0
 	r.heads, r.parts = r.heads[:0], r.parts[:0]
 	return r
 }
@@ -59,10 +59,12 @@ func (s *session) clear(r *request) int64 {
 		s.c.s.pool.put(r.buf)
 		r.buf = nil
 	}
-	for i, list := range r.lists {
-		if list != nil {
-			s.c.s.pool.put(list)
-			r.lists[i] = nil
+	if r.Command == wire.CmdBlockStatus {
+		for i, list := range r.lists {
+			if list != nil {
+				s.c.s.pool.put(list)
+				r.lists[i] = nil
+			}
 		}
 	}
 	cost := r.cost
@@ -84,11 +86,11 @@ func (s *session) drop(r *request) {
 // how much.
 func (r *request) narrow(p []byte, s *session) {
 	length, ids, ok := wire.ParseStatusQuery(p, contextCount)
-	r.Length, r.contexts = length, contexts{}
+	r.Length, r.contexts = length, 0
 	for _, id := range ids {
-		ok = ok && id < contextCount && s.contexts[id]
+		ok = ok && id < contextCount && s.contexts.set.has(int(id))
 		if ok {
-			r.contexts[id] = true
+			r.contexts |= 1 << id
 		}
 	}
 	if !ok {
@@ -104,13 +106,7 @@ func (s *session) cost(r *request) int64 {
 			return sizeOf(classOf(int64(r.Length)))
 		}
 	case wire.CmdBlockStatus:
-		n := int64(0)
-		for _, wanted := range r.contexts {
-			if wanted {
-				n += sizeOf(classOf(s.listSize(r)))
-			}
-		}
-		return n
+		return r.contexts.count() * sizeOf(classOf(s.listSize(r)))
 	}
 	return 0
 }
@@ -131,7 +127,7 @@ func (s *session) allowed(c wire.Command) (flags wire.Flags, known bool) {
 		flags |= wire.FlagNoHole | wire.FlagFastZero
 	case wire.CmdBlockStatus:
 		flags |= wire.FlagReqOne
-		if s.extended && s.contexts.any() {
+		if s.extended && s.contexts.set != 0 {
 			flags |= wire.FlagPayloadLen
 		}
 	case wire.CmdFlush, wire.CmdTrim, wire.CmdCache:
@@ -156,7 +152,7 @@ func (s *session) check(r *request) error {
 		return refuse(wire.EINVAL, "flags %#x are not for %v", uint16(r.Flags&^flags), r.Command)
 	case s.extended && r.Command == wire.CmdWrite && r.Flags&wire.FlagPayloadLen == 0:
 		return refuse(wire.EINVAL, "a write without the flag that says so")
-	case r.Command == wire.CmdBlockStatus && !r.contexts.any():
+	case r.Command == wire.CmdBlockStatus && r.contexts == 0:
 		return refuse(wire.EINVAL, "no metadata context was agreed on")
 	case changes(r.Command) && s.export.readOnly:
 		return refuse(wire.EPERM, "the export is read-only")

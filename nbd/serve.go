@@ -169,7 +169,7 @@ func (s *session) perform(r *request, h *service.Handle) error {
 	case wire.CmdRead:
 		return s.read(r, d)
 	case wire.CmdBlockStatus:
-		return s.status(r, d)
+		return s.status(r, h)
 	case wire.CmdFlush:
 		return d.Flush(ctx)
 	case wire.CmdWrite:

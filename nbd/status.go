@@ -3,6 +3,7 @@ package nbd
 import (
 	"math"
 
+	"github.com/extentd/extentd/service"
 	"github.com/extentd/extentd/storage"
 	"github.com/extentd/extentd/storage/block"
 	"github.com/extentd/extentd/storage/nbd/wire"
@@ -29,11 +30,38 @@ func (s *session) listSize(r *request) int64 {
 }
 
 // status builds a reply of what each context says.
-func (s *session) status(r *request, d *block.Device) error {
+func (s *session) status(r *request, h *service.Handle) error {
 	var lists [contextCount]list
 	for id := range lists {
-		lists[id] = list{s: s, r: r, id: id, done: !r.contexts[id], most: s.listSize(r)}
+		lists[id] = list{s: s, r: r, id: id, done: !r.contexts.has(id), most: s.listSize(r)}
 	}
+	if r.contexts&contextsOfMap != 0 {
+		if err := s.statusOfMap(r, h.Device(), (*mapLists)(lists[:contextBitmaps])); err != nil {
+			return err
+		}
+	}
+	for i := range s.contexts.bitmaps {
+		if l := &lists[contextBitmaps+i]; !l.done {
+			if err := s.statusOfBitmap(r, h, &s.contexts.bitmaps[i], l); err != nil {
+				return err
+			}
+		}
+	}
+	for id := range lists {
+		if r.contexts.has(id) {
+			if err := lists[id].end(); err != nil {
+				return err
+			}
+		}
+	}
+	s.last(r)
+	return nil
+}
+
+// mapLists are of the contexts that the map answers.
+type mapLists [contextBitmaps]list
+
+func (s *session) statusOfMap(r *request, d *block.Device, lists *mapLists) error {
 	blocks := blockwise{unit: int64(s.export.minimum)}
 	seen := 0
 	for m, err := range d.Walk(r.ctx, int64(r.Offset), int64(r.Length), block.WalkOptions{}) {
@@ -43,20 +71,12 @@ func (s *session) status(r *request, d *block.Device) error {
 		if seen++; seen > maxWalk {
 			break
 		}
-		at := said{length: m.Length, is: [contextCount]uint64{allocation(&m), depth(&m, d.Depth())}}
-		if !blocks.add(m.Offset, at, &lists) {
+		at := said{length: m.Length, is: [contextBitmaps]uint64{allocation(&m), depth(&m, d.Depth())}}
+		if !blocks.add(m.Offset, at, lists) {
 			break
 		}
 	}
-	blocks.flush(&lists)
-	for id := range lists {
-		if r.contexts[id] {
-			if err := lists[id].end(); err != nil {
-				return err
-			}
-		}
-	}
-	s.last(r)
+	blocks.flush(lists)
 	return nil
 }
 
@@ -85,10 +105,10 @@ func depth(m *storage.Mapping, layers int) uint64 {
 	return 0
 }
 
-// A said is what all contexts say of some bytes.
+// A said is what all contexts of the map say of some bytes.
 type said struct {
 	length int64
-	is     [contextCount]uint64
+	is     [contextBitmaps]uint64
 }
 
 // A blockwise keeps the boundaries of descriptors at multiples of the minimum,
@@ -99,7 +119,7 @@ type blockwise struct {
 }
 
 // add adds what is said from off on. It reports whether there is more to know.
-func (b *blockwise) add(off int64, at said, to *[contextCount]list) bool {
+func (b *blockwise) add(off int64, at said, to *mapLists) bool {
 	if b.unit > 1 {
 		if left := -off & (b.unit - 1); left > 0 && b.part.length > 0 {
 			n := min(left, at.length)
@@ -120,7 +140,7 @@ func (b *blockwise) add(off int64, at said, to *[contextCount]list) bool {
 
 // join adds n bytes to a part of a block: it is zeros where all of it is, and a
 // hole likewise; of its layers the topmost counts.
-func (b *blockwise) join(is [contextCount]uint64, n int64) {
+func (b *blockwise) join(is [contextBitmaps]uint64, n int64) {
 	b.part.length += n
 	b.part.is[contextAllocation] &= is[contextAllocation]
 	have := &b.part.is[contextDepth]
@@ -130,7 +150,7 @@ func (b *blockwise) join(is [contextCount]uint64, n int64) {
 }
 
 // flush adds the block that is not whole, if there is one.
-func (b *blockwise) flush(to *[contextCount]list) {
+func (b *blockwise) flush(to *mapLists) {
 	if b.part.length > 0 {
 		put(b.part, to)
 		b.part.length = 0
@@ -138,7 +158,7 @@ func (b *blockwise) flush(to *[contextCount]list) {
 }
 
 // put adds to all lists, and reports whether one of them has room.
-func put(at said, to *[contextCount]list) bool {
+func put(at said, to *mapLists) bool {
 	if at.length == 0 {
 		return true
 	}

@@ -47,7 +47,7 @@ func (c *chain) open(ctx context.Context, name string, top source) (*image, erro
 			return nil, fmt.Errorf("%s: %w", what, unavailable(err))
 		}
 	}
-	i := &image{s: c.s, chain: *c, turn: make(chan struct{}, 1)}
+	i := &image{s: c.s, chain: *c, turn: make(chan struct{}, 1), snapshots: openSnapshots{turn: make(chan struct{}, 1)}}
 	if l, ok := c.layers[0].Mapper.(failer); ok {
 		i.failed = l.Failed
 	}
@@ -145,17 +145,23 @@ type failer interface{ Failed() bool }
 
 // device composes the layers. It calls changing before and after each change.
 func (c *chain) device(changing func(mapping bool)) (*block.Device, error) {
-	mappers := make([]storage.Mapper, len(c.layers))
-	for i := range c.layers {
-		mappers[i] = c.layers[i].Mapper
-	}
-	nodes := make([]*storage.Node, len(c.bases))
-	for i, b := range c.bases {
-		nodes[i] = b.node()
-	}
 	unpacked := c.s.caches.take(leastUnpacked, mostUnpacked)
 	c.caches += unpacked
-	return block.New(mappers, block.Options{Nodes: nodes, UnpackedCache: unpacked, Unpacking: c.s.unpack, Check: c.s.opt.Check, Changing: changing})
+	return c.compose(c.layers[0].Mapper, block.Options{UnpackedCache: unpacked, Changing: changing})
+}
+
+// compose composes the layers with a top layer.
+func (c *chain) compose(top storage.Mapper, opt block.Options) (*block.Device, error) {
+	mappers := []storage.Mapper{top}
+	for i := range c.layers[1:] {
+		mappers = append(mappers, c.layers[i+1].Mapper)
+	}
+	opt.Nodes = make([]*storage.Node, len(c.bases))
+	for i, b := range c.bases {
+		opt.Nodes[i] = b.node()
+	}
+	opt.Unpacking, opt.Check = c.s.unpack, c.s.opt.Check
+	return block.New(mappers, opt)
 }
 
 // close closes the layers and then what they stand on.

@@ -69,6 +69,17 @@ func (c *counters) changing(mapping bool) {
 	c.data.n.Add(1)
 }
 
+// remapping likewise changes the generation of the map alone: what of it may be
+// written to has changed, and no data has.
+func (c *counters) remapping() {
+	if !c.begun.Load() {
+		c.mu.Lock()
+		c.begin()
+		c.mu.Unlock()
+	}
+	c.mapping.n.Add(1)
+}
+
 // begin is called with mu held.
 func (c *counters) begin() {
 	if c.begun.Load() {

@@ -47,7 +47,31 @@ type Layer struct {
 	ClusterSize int64
 	// Describe tells what is particular to a qcow2 image; nil: it is none.
 	Describe func(ctx context.Context) (*QCOW2, error)
+	// Snapshots are the layer's internal snapshots; nil: the format has none.
+	Snapshots SnapshotKeeper
 	// Check checks the layer, and repairs one that is written to; nil: there is
 	// nothing to check.
 	Check func(ctx context.Context, repair string) (*CheckReport, error)
+}
+
+// A SnapshotKeeper has internal snapshots. Their ids are those of [Snapshot]; of
+// several with the same id the first is meant, and storage.ErrNotFound says that
+// there is none. Nobody writes to the layer during Create and Revert.
+type SnapshotKeeper interface {
+	List(ctx context.Context) ([]Snapshot, error)
+	// Create takes one of the layer as it is. It is durable when it returns.
+	Create(ctx context.Context, name string) (Snapshot, error)
+	Delete(ctx context.Context, id string) error
+	// Revert makes the layer what it was, its size too. The snapshot stays.
+	Revert(ctx context.Context, id string) error
+	// Open opens one for reading, with a cache of so many bytes. It is closed before
+	// the layer, and fails with storage.ErrNotFound once it has been deleted.
+	Open(ctx context.Context, id string, cacheSize int64) (SnapshotMapper, error)
+}
+
+// A SnapshotMapper maps a layer as it was when a snapshot was taken.
+type SnapshotMapper interface {
+	storage.Mapper
+	// Identity tells the snapshot from all others that the layer ever had.
+	Identity() string
 }

@@ -25,6 +25,7 @@ func QCOW2Driver() Driver {
 				Backing:       info.BackingFile,
 				BackingFormat: info.BackingFormat,
 				ClusterSize:   info.ClusterSize,
+				Snapshots:     qcow2Snapshots{i},
 				Describe:      func(ctx context.Context) (*QCOW2, error) { return describe(ctx, i) },
 				Check: func(ctx context.Context, repair string) (*CheckReport, error) {
 					return reportOf(i.Check(ctx, qcow2.CheckOptions{Repair: repairOf(repair)}))
@@ -129,21 +130,12 @@ func describe(ctx context.Context, i *qcow2.Image) (*QCOW2, error) {
 		DataFileRaw:     info.DataFileRaw,
 		Encryption:      info.Encryption,
 	}
-	snapshots, err := i.Snapshots(ctx)
-	if err != nil {
+	var err error
+	if q.Snapshots, err = (qcow2Snapshots{i}).List(ctx); err != nil {
 		return nil, err
 	}
-	for _, s := range snapshots {
-		q.Snapshots = append(q.Snapshots, Snapshot{
-			ID: s.ID, Name: s.Name, Created: s.Date, Size: s.DiskSize, VMStateSize: s.VMStateSize, VMClock: s.VMClock, ICount: s.ICount,
-		})
-	}
-	bitmaps, err := i.Bitmaps(ctx)
-	if err != nil {
+	if q.Bitmaps, err = i.BitmapDirectory(ctx); err != nil {
 		return nil, err
-	}
-	for _, b := range bitmaps {
-		q.Bitmaps = append(q.Bitmaps, Bitmap{Name: b.Name, Granularity: b.Granularity, Enabled: b.Auto, InUse: b.InUse})
 	}
 	return q, nil
 }

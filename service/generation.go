@@ -55,24 +55,63 @@ func (c *chain) generations() (mapping, data string) {
 	sum := sha256.New()
 	d := digest{field: make([]byte, 0, 64)}
 	for _, b := range c.bases {
-		d.field = append(d.field[:0], byte(len(b.format)))
-		d.field = append(d.field, b.format...)
-		id := &b.identity
-		ino := id.Ino
-		if id.Device {
-			ino = id.Dev
-		}
-		for _, v := range []uint64{ino, uint64(id.Size), uint64(id.Mtime), uint64(id.Ctime)} {
-			d.field = binary.LittleEndian.AppendUint64(d.field, v)
-		}
-		st := c.s.state(b, *id)
+		d.field = d.field[:0]
+		d.base(b.format, &b.identity)
+		st := c.s.state(b, b.identity)
 		if b.graph != nil || st.epoch != "" {
 			d.graph(b.graph, &st)
 		}
 		sum.Write(d.field)
 	}
-	text := strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum.Sum(nil)[:15]))
+	text := encodeSum(sum.Sum(nil))
 	return "m-" + text, "d-" + text
+}
+
+// snapshotGenerations derives those of a snapshot from what it is, and from what
+// it stands on: they never change while that does not, and hold across restarts. Of
+// a file that the image writes to, only which one it is counts.
+func (i *image) snapshotGenerations(m SnapshotMapper) (mapping, data string) {
+	sum := sha256.New()
+	d := digest{field: make([]byte, 0, 256)}
+	d.text("snapshot")
+	d.text(m.Identity())
+	for _, b := range i.chain.bases {
+		id := b.identity
+		if i.writes(b) {
+			id.Size, id.Mtime, id.Ctime = 0, 0, 0
+		}
+		d.base(b.format, &id)
+		st := i.s.state(b, id)
+		if i.writes(b) {
+			st.writes = 0
+			if b.identity.Device {
+				st.epoch = ""
+			}
+		}
+		if b.graph != nil || st.epoch != "" {
+			d.graph(b.graph, &st)
+		}
+	}
+	sum.Write(d.field)
+	text := encodeSum(sum.Sum(nil))
+	return "m-" + text, "d-" + text
+}
+
+func encodeSum(sum []byte) string {
+	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:15]))
+}
+
+// base adds which file a base is.
+func (d *digest) base(format string, id *file.Identity) {
+	d.field = append(d.field, byte(len(format)))
+	d.field = append(d.field, format...)
+	ino := id.Ino
+	if id.Device {
+		ino = id.Dev
+	}
+	for _, v := range []uint64{ino, uint64(id.Size), uint64(id.Mtime), uint64(id.Ctime)} {
+		d.field = binary.LittleEndian.AppendUint64(d.field, v)
+	}
 }
 
 // graph adds what a graph is made of, and what is known of its state.

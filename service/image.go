@@ -54,6 +54,8 @@ type image struct {
 	retired atomic.Bool   // nor is it then, but who has it goes on
 	flushed flushState
 	updates sync.RWMutex // held by each update of the map, see HoldMap
+
+	snapshots openSnapshots
 }
 
 // A sharedImage is an image that is open, or being opened or closed. Its fields
@@ -297,7 +299,7 @@ func (c *chain) wrote(to ...*base) {
 
 // close runs once: nobody has the image, and nobody can find it.
 func (i *image) close() error {
-	err := i.chain.closeLayers()
+	err := errors.Join(i.snapshots.close(), i.chain.closeLayers())
 	if i.writing.Load() {
 		clean := err == nil && !i.hasFailed()
 		i.chain.wrote(i.targets()...)

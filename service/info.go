@@ -50,7 +50,7 @@ type QCOW2 struct {
 	DataFileRaw     bool
 	Encryption      string // "", "aes" or "luks"
 	Snapshots       []Snapshot
-	Bitmaps         []Bitmap
+	Bitmaps         []storage.BitmapInfo // as [Handle.BitmapDirectory] has them
 }
 
 // A Snapshot is an internal snapshot.
@@ -62,14 +62,6 @@ type Snapshot struct {
 	VMStateSize int64
 	VMClock     time.Duration
 	ICount      int64 // -1: not recorded
-}
-
-// A Bitmap is a persistent dirty bitmap.
-type Bitmap struct {
-	Name        string
-	Granularity int64 // bytes a bit stands for
-	Enabled     bool  // it records what is written
-	InUse       bool  // it was not stored cleanly: its content says nothing
 }
 
 // Info describes the image. It reads the snapshot table and the bitmap

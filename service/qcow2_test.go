@@ -62,7 +62,7 @@ func TestQCOW2Chain(t *testing.T) {
 		QCOW2: &service.QCOW2{
 			Version: 3, ClusterSize: 4096, RefcountBits: 16, CompressionType: "zstd", LazyRefcounts: true,
 			Snapshots: []service.Snapshot{{ID: "1", Name: "before", Size: 1 << 20}},
-			Bitmaps:   []service.Bitmap{{Name: "dirty", Granularity: 65536, Enabled: true}},
+			Bitmaps:   []storage.BitmapInfo{{Name: "dirty", Granularity: 65536, Enabled: true, Dirty: -1}},
 		},
 	}, got,
 		cmpopts.IgnoreFields(service.Info{}, "Allocated", "Limits"),

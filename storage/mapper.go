@@ -57,3 +57,14 @@ type Sparse interface {
 	// Allocated is how many bytes the file takes.
 	Allocated(ctx context.Context) (int64, error)
 }
+
+// A Differ is a mapper of one point in time that can tell where it differs from
+// another point of the same image, without reading data.
+type Differ interface {
+	// Changes calls visit for [off, off+n) in order, without gaps and each time with
+	// another answer: whether the piece may read otherwise than in since. Nothing
+	// that differs is called unchanged. What since had no room for is changed, unless
+	// it reads as zeros. It fails with [ErrInvalid] where since is not of the same
+	// image; an error of visit ends it, and is returned.
+	Changes(ctx context.Context, since Mapper, off, n int64, visit func(off, n int64, changed bool) error) error
+}

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -60,11 +61,38 @@ func newSlowProxy(t testing.TB, to string, delay time.Duration) *slowProxy {
 			p.mu.Unlock()
 			time.Sleep(wait)
 		}
+		if q := r.URL.Query(); q.Has("only") && q.Get("length") != "" {
+			off, _ := strconv.ParseInt(q.Get("offset"), 10, 64)
+			length, _ := strconv.ParseInt(q.Get("length"), 10, 64)
+			p.mu.Lock()
+			p.spans = append(p.spans, move{r.Method, off, length})
+			w = &slowWriter{ResponseWriter: w, pause: p.delay}
+			p.mu.Unlock()
+		}
 		reverse.ServeHTTP(w, r)
 	}))
 	t.Cleanup(p.Close)
 	return p
 }
+
+// A slowWriter takes its time over each of some pieces.
+type slowWriter struct {
+	http.ResponseWriter
+	pause time.Duration
+	taken int64
+}
+
+func (w *slowWriter) Write(p []byte) (int, error) {
+	const piece = 4 * mib
+	n, err := w.ResponseWriter.Write(p)
+	if before := w.taken; before/piece != (before+int64(n))/piece {
+		time.Sleep(w.pause)
+	}
+	w.taken += int64(n)
+	return n, err
+}
+
+func (w *slowWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // hurry forgets what was asked for, and takes no time anymore.
 func (p *slowProxy) hurry() {

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 )
 
@@ -126,7 +127,8 @@ func sameQCOW2(t *testing.T, img image, info map[string]any) {
 		}
 	}
 	for i, b := range q.Bitmaps {
-		if want := data["bitmaps"].([]any)[i].(map[string]any); b["name"] != want["name"] || b["granularity"] != want["granularity"] {
+		if want := data["bitmaps"].([]any)[i].(map[string]any); b["name"] != want["name"] || b["granularity"] != want["granularity"] ||
+			b["enabled"] != slices.Contains(want["flags"].([]any), any("auto")) || b["inconsistent"] != slices.Contains(want["flags"].([]any), any("in-use")) {
 			t.Errorf("bitmap %v, want %v", b, want)
 		}
 	}

@@ -65,12 +65,18 @@ func makeShellKinds(t *testing.T, m *maker) map[string]shellKind {
 	}
 	m.run("qemu-img", "rebase", "-u", "-F", "qcow2", "-b", "low.qcow2", "high.qcow2")
 	m.run("qemu-img", "create", "-q", "-f", "qcow2", "empty.qcow2", "1T")
+	m.run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", "all.raw", "bitmaps.qcow2")
+	m.run("qemu-img", "bitmap", "--add", "bitmaps.qcow2", "frozen")
+	m.io("bitmaps.qcow2", "write 0 512", fmt.Sprintf("write %d 512", shellQuarter))
+	m.run("qemu-img", "bitmap", "--disable", "bitmaps.qcow2", "frozen")
+	m.run("qemu-img", "bitmap", "--add", "-g", "512", "bitmaps.qcow2", "live")
 	return map[string]shellKind{
 		"raw":      {"all.raw", ""},
 		"qcow2":    {"all.qcow2", ""},
 		"readonly": {"all.qcow2", "readonly: true"},
 		"chain":    {"high.qcow2", "backing: base"},
 		"wide":     {"empty.qcow2", ""},
+		"bitmaps":  {"bitmaps.qcow2", ""},
 		"policy":   {"all.raw", "filters: [{policy: {minimum: 4096, preferred: 64KiB, max_data: 128KiB}}]"},
 		"tail":     {"tail.raw", "filters: [{policy: {minimum: 4096}}]"},
 		"slow":     {"all.raw", "filters: [{delay: {flush: 500ms}}]"},

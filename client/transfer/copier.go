@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/bits"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,6 +24,7 @@ type copier struct {
 	saved    Point // the last one that was flushed
 	sum      *Sum  // of what is collected
 	samples  Samples
+	span     atomic.Int64 // how long the next span is, bytes
 }
 
 func newCopier(src Source, dst Target, opt Options) (*copier, error) {
@@ -177,7 +179,9 @@ func (c *copier) collect(ctx context.Context, f *flow) error {
 			for next := waiting[c.progress.Done]; next != nil; next = waiting[c.progress.Done] {
 				delete(waiting, c.progress.Done)
 				c.count(next)
-				f.release()
+				if next.slot {
+					f.release()
+				}
 			}
 			c.report()
 		case <-due.C:

@@ -42,11 +42,15 @@ func (f *flow) start(ctx context.Context, cancel context.CancelCauseFunc) {
 	for range f.c.opt.Workers {
 		f.wg.Go(func() {
 			for p := range f.todo {
-				p.err = f.c.copy(ctx, p)
-				select {
-				case f.done <- p:
-				case <-ctx.Done():
+				if p.span {
+					p.err = f.c.stream(ctx, p, func(part *piece) error { return f.pass(ctx, part) })
+					if p.err == nil {
+						continue
+					}
+				} else {
+					p.err = f.c.copy(ctx, p)
 				}
+				_ = f.pass(ctx, p) // if not, nobody waits for it
 			}
 		})
 	}
@@ -68,6 +72,16 @@ func (f *flow) send(ctx context.Context, p *piece) bool {
 		return true
 	case <-ctx.Done():
 		return false
+	}
+}
+
+// pass hands over what is done.
+func (f *flow) pass(ctx context.Context, p *piece) error {
+	select {
+	case f.done <- p:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 

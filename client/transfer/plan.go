@@ -12,6 +12,8 @@ const mostZeros = 1 << 30
 // runs is zeros, and may be of any length.
 type piece struct {
 	off, n int64
+	span   bool  // it is to be streamed, as pieces
+	slot   bool  // it gives back the slot of what was planned
 	runs   []run // data, in order, disjoint
 
 	copied  int64      // what was written as data
@@ -42,12 +44,17 @@ func (c *copier) plan(ctx context.Context, from int64, send func(*piece) bool) e
 	if from == size {
 		return nil
 	}
+	if c.streamed() != nil {
+		c.planSpans(from, send)
+		return nil
+	}
 	at, p := from, &piece{off: from}
 	flush := func() bool {
 		if p.n == 0 {
 			return true
 		}
 		full := p
+		full.slot = true
 		p = &piece{off: at}
 		return send(full)
 	}

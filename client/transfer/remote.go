@@ -2,7 +2,9 @@ package transfer
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
+	"io"
 	"iter"
 	"sync"
 
@@ -21,6 +23,9 @@ type Remote struct {
 	disk  *client.Disk
 	image *client.Image
 	loose bool // it may change
+
+	streaming    Streaming
+	since, dirty string // of changes
 }
 
 // NewRemote describes an image and is a source or target of its size. A source that
@@ -61,6 +66,52 @@ func (r *Remote) Extents(ctx context.Context, off, n int64) iter.Seq2[Extent, er
 			}
 		}
 	}
+}
+
+// Stream finds out whether the server hands out data in parts, and from then on has
+// it do so.
+func (r *Remote) Stream(ctx context.Context) error {
+	_, err := r.disk.Parts(ctx, client.PartsOptions{Offset: r.Size()}, func(*client.Part) error { return nil })
+	switch {
+	case err == nil:
+		r.streaming = OfData
+	case !client.PartsUnknown(err):
+		return changed(err)
+	}
+	return nil
+}
+
+// Changes makes it a source of what has changed since a snapshot, or of what a
+// bitmap marks: for a target that has all the rest. It fails where there is no such
+// thing.
+func (r *Remote) Changes(ctx context.Context, since, dirty string) error {
+	r.since, r.dirty, r.streaming = since, dirty, OfChanges
+	_, err := r.disk.Parts(ctx, client.PartsOptions{Offset: r.Size(), Since: since, Dirty: dirty}, func(*client.Part) error { return nil })
+	return changed(err)
+}
+
+// Streaming is what Stream or Changes have made it.
+func (r *Remote) Streaming() Streaming { return r.streaming }
+
+// Parts asks for them in one request.
+func (r *Remote) Parts(ctx context.Context, off, n int64, visit func(e Extent, r io.Reader) error) error {
+	opt := client.PartsOptions{Offset: off, Length: n, Since: r.since, Dirty: r.dirty, Changing: r.loose}
+	_, err := r.disk.Parts(ctx, opt, func(p *client.Part) error {
+		return visit(Extent{Offset: p.Offset, Length: p.Length, Zero: p.Zero}, p)
+	})
+	return changed(err)
+}
+
+// Sum has the server compute the checksum of the first n bytes.
+func (r *Remote) Sum(ctx context.Context, n int64) (string, error) {
+	if n == 0 {
+		return NewSum().String(), nil
+	}
+	sum, err := r.disk.Checksum(ctx, client.ChecksumOptions{Length: n, Changing: r.loose})
+	if err != nil {
+		return "", changed(err)
+	}
+	return SumName + hex.EncodeToString(sum[:]), nil
 }
 
 // ReadAt reads on condition that nobody has written.
@@ -161,6 +212,6 @@ func (t *RemoteTarget) Flush(ctx context.Context) error {
 }
 
 var (
-	_ Source = (*Remote)(nil)
-	_ Target = (*RemoteTarget)(nil)
+	_ Streamer = (*Remote)(nil)
+	_ Target   = (*RemoteTarget)(nil)
 )

@@ -134,7 +134,7 @@ func (j *job) make(ctx context.Context, d *Device, buf *[]byte) error {
 		pin := p.Pin()
 		defer p.Unpin(pin)
 	}
-	if d.Writable() {
+	if d.moves() {
 		return d.readAt(ctx, j.data(), j.items[0].Offset)
 	}
 	return j.unpack(ctx, buf)

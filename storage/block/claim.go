@@ -236,7 +236,7 @@ func (c *Claim) publish(ctx context.Context, part reach) error {
 			continue
 		}
 		to := storage.Target{Kind: storage.ToData, Node: b.Node, NodeOffset: b.Blocks.Offset + from - b.Offset}
-		if err := w.update(ctx, from, until-from, to, false); err != nil {
+		if err := w.remap(ctx, from, until-from, to, false); err != nil {
 			return err
 		}
 	}

@@ -73,7 +73,7 @@ func (c *cursor) hold(depth int) {
 	if p := c.d.layers[depth].pinner; p != nil {
 		h.pin = p.Pin()
 	}
-	if c.d.Writable() {
+	if c.d.moves() {
 		c.lists[depth].Reset()
 	}
 }

@@ -35,6 +35,10 @@ type Options struct {
 	// Check verifies every fetch of every layer against the vocabulary's
 	// truth tables. Default: false.
 	Check bool
+	// Moving: the blocks of the layers may be freed and used for something else at
+	// any time, unless they are pinned, as those of a device that is written to.
+	// Default: not before StartWriting.
+	Moving bool
 	// Changing is called right before the first effect of every mutation, and
 	// again after its last, also when it failed. mapping tells that the map may
 	// have changed too. Concurrent. Default: nobody is told.
@@ -63,12 +67,14 @@ type Device struct {
 	writable atomic.Bool            // stored once, after mapper and granule
 	mapper   storage.WritableMapper // the top layer; nil where it cannot be written to
 	resizer  storage.Resizer        // likewise
+	recorder storage.Recorder       // likewise: it is told of every write
 	granule  storage.Units          // the top layer's
 	startMu  sync.Mutex             // held by StartWriting
 	locks    rangelock.Lock         // on the guest's ranges
 	writers  sync.Pool              // of *writer
 	claims   claims
 	changing func(mapping bool) // Options.Changing, or nil
+	moving   bool               // Options.Moving
 	seen     atomic.Bool        // a map has looked through the top layer: bytes written in place may change it
 }
 
@@ -109,10 +115,11 @@ func New(layers []storage.Mapper, opt Options) (*Device, error) {
 	if len(layers) == 0 {
 		return nil, fmt.Errorf("block: %w: a device without layers", storage.ErrContract)
 	}
-	d := &Device{nodes: opt.Nodes, changing: opt.Changing, unpacks: unpacking{opt.Unpacking}}
+	d := &Device{nodes: opt.Nodes, changing: opt.Changing, moving: opt.Moving, unpacks: unpacking{opt.Unpacking}}
 	d.top, _ = layers[0].(storage.Limiter)
 	d.mapper, _ = layers[0].(storage.WritableMapper)
 	d.resizer, _ = layers[0].(storage.Resizer)
+	d.recorder, _ = layers[0].(storage.Recorder)
 	for _, m := range layers {
 		l := layer{Mapper: m, size: m.Size()}
 		if l.size < 0 || l.size > storage.MaxSize {

@@ -64,7 +64,7 @@ func (q *queue) revive(f *segment) error {
 		return nil
 	}
 	c.hold(int(f.m.Depth))
-	if !q.s.d.Writable() { // asked after the pin was taken
+	if !q.s.d.moves() { // asked after the pin was taken
 		f.section = c.section
 		return nil
 	}

@@ -200,7 +200,7 @@ func (s *Stream) alone(front *segment, files bool) bool {
 	if front.m.Length < sendFrom {
 		return false
 	}
-	return front.m.Status.Has(storage.Zero) || files && !s.d.Writable() && sendable(&front.m) != nil
+	return front.m.Status.Has(storage.Zero) || files && !s.d.moves() && sendable(&front.m) != nil
 }
 
 // sendable is the file of a plain extent that may be sent from, or nil. sendfile

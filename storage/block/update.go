@@ -31,7 +31,7 @@ func (d *Device) Update(ctx context.Context, off, n int64, to storage.Target) er
 	}
 	w := d.writer()
 	defer w.put()
-	return w.update(ctx, off, n, to, true)
+	return w.remap(ctx, off, n, to, true)
 }
 
 func (d *Device) checkUpdate(ctx context.Context, off, n int64, to *storage.Target) error {

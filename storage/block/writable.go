@@ -36,6 +36,9 @@ func (d *Device) StartWriting(ctx context.Context) error {
 // Writable reports whether the device has been made writable.
 func (d *Device) Writable() bool { return d.writable.Load() }
 
+// moves reports whether what was found without a pin may be something else by now.
+func (d *Device) moves() bool { return d.moving || d.Writable() }
+
 // Units are the granularities of the top layer's map; zero where it cannot be
 // written to.
 func (d *Device) Units() storage.Units {
@@ -145,6 +148,15 @@ func (d *Device) writeNode(ctx context.Context, node *storage.Node, p []byte, at
 		p, at = p[n:], at+n
 	}
 	return nil
+}
+
+// record tells the top layer that [off, off+n) is about to read otherwise. It is
+// called with the range locked, before anything of it is written.
+func (d *Device) record(ctx context.Context, off, n int64) error {
+	if d.recorder == nil {
+		return nil
+	}
+	return d.recorder.Record(ctx, off, n)
 }
 
 // change tells that something is about to change, or has changed.

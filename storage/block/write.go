@@ -68,6 +68,9 @@ func (d *Device) overwrite(ctx context.Context, p []byte, off int64) (done bool,
 	}
 	if direct := d.layers[0].direct; direct != nil {
 		if node, at, ok := direct.Direct(off, end-off); ok {
+			if err := d.record(ctx, off, end-off); err != nil {
+				return true, err
+			}
 			d.change(true)
 			defer d.change(true)
 			return true, d.writeNode(ctx, node, p, at)
@@ -84,6 +87,9 @@ func (d *Device) overwrite(ctx context.Context, p []byte, off int64) (done bool,
 		if !overwritable(list.At(i)) {
 			return false, nil
 		}
+	}
+	if err := d.record(ctx, off, end-off); err != nil {
+		return true, err
 	}
 	d.change(d.seen.Load())
 	defer func() { d.change(d.seen.Load()) }()

@@ -66,6 +66,9 @@ func (w *writer) write(ctx context.Context, p []byte, off int64) error {
 	if err := w.look(ctx, lo, min(hi, w.c.sizeOf(0))); err != nil {
 		return err
 	}
+	if err := w.d.record(ctx, off, end-off); err != nil {
+		return err
+	}
 	for off < end {
 		next, err := w.step(ctx, p, off, end)
 		if err != nil {
@@ -203,6 +206,14 @@ func (w *writer) freeRest(ctx context.Context, b storage.Blocks) error {
 func (w *writer) show(ctx context.Context, f *filling, packed bool) error {
 	n := min(f.hi, w.c.sizeOf(0)) - f.lo
 	return w.update(ctx, f.lo, n, storage.Target{Kind: storage.ToData, Node: f.node, NodeOffset: f.at}, packed)
+}
+
+// remap records a change of what the range reads as, and changes the map.
+func (w *writer) remap(ctx context.Context, off, n int64, to storage.Target, packed bool) error {
+	if err := w.d.record(ctx, off, n); err != nil {
+		return err
+	}
+	return w.update(ctx, off, n, to, packed)
 }
 
 // update changes the map. packed: compressed units may go.

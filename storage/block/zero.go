@@ -149,7 +149,7 @@ func (w *writer) clear(ctx context.Context, lo, hi int64, kind storage.TargetKin
 		return nil
 	}
 	if w.d.layers[0].direct != nil {
-		return w.update(ctx, lo, hi-lo, storage.Target{Kind: kind}, false)
+		return w.remap(ctx, lo, hi-lo, storage.Target{Kind: kind}, false)
 	}
 	if err := w.look(ctx, lo, hi); err != nil {
 		return err
@@ -183,7 +183,7 @@ func (w *writer) clearRun(ctx context.Context, lo, hi int64, kind storage.Target
 	if lo >= hi {
 		return nil
 	}
-	err := w.update(ctx, lo, hi-lo, storage.Target{Kind: kind}, packed)
+	err := w.remap(ctx, lo, hi-lo, storage.Target{Kind: kind}, packed)
 	if kind != storage.ToUnmapped && errors.Is(err, storage.ErrUnsupported) {
 		plain := w.d.writer() // what w has looked at is still in use
 		defer plain.put()

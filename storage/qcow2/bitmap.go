@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/maphash"
+
+	"github.com/extentd/extentd/storage"
 )
 
 // The bitmap directory's entries, and QEMU's limits.
@@ -24,22 +27,76 @@ const (
 	maxBitmapBytes     = 512 << 20 // of a bitmap, in whole clusters
 )
 
-// A Bitmap is a persistent dirty bitmap, as its directory entry describes it.
-type Bitmap struct {
-	Name        string // up to a NUL: untrusted, not always UTF-8
-	Granularity int64  // bytes that a bit stands for, a power of two from 512 to 2 GiB
-	InUse       bool   // it was not stored cleanly: its content is inconsistent
-	Auto        bool   // enabled: whoever writes to the image must record it here
+var (
+	_ storage.BitmapKeeper = (*Image)(nil)
+	_ storage.BitmapJoiner = (*Image)(nil)
+	_ storage.Recorder     = (*Image)(nil)
+)
+
+// maxCounted bounds what is read to count the bits of bitmaps that are not in
+// memory, of all of them together.
+const maxCounted = 16 << 20 // bytes
+
+// Bitmaps is the bitmap directory, of at most 65,535 entries and 64 MiB, with what
+// is dirty in each. Those beyond the first 16 MiB that would have to be read are not
+// counted, nor are those whose tables cannot be. There are none where the image says
+// that the bitmaps are not consistent with it.
+func (i *Image) Bitmaps(ctx context.Context) ([]storage.BitmapInfo, error) {
+	all, err := i.BitmapDirectory(ctx)
+	left := int64(maxCounted)
+	for k := range all {
+		b := &all[k]
+		if b.Inconsistent || b.Dirty >= 0 {
+			continue
+		}
+		cost := max(bitsetBytes(i.Size(), granularityBits(b.Granularity)), leastBitmap)
+		if left -= cost; left < 0 {
+			break
+		}
+		n, err := i.countDirty(ctx, b.Name)
+		switch {
+		case err == nil:
+			b.Dirty = n
+		case errors.Is(err, storage.ErrCorrupt), errors.Is(err, storage.ErrNotFound), errors.Is(err, storage.ErrConflict):
+		default:
+			return nil, err
+		}
+	}
+	return all, err
 }
 
-// Bitmaps reads the bitmap directory: at most 65,535 entries and 64 MiB. There
-// are none where the image says that the bitmaps are not consistent with it.
-func (i *Image) Bitmaps(ctx context.Context) ([]Bitmap, error) {
+func (i *Image) countDirty(ctx context.Context, name string) (n int64, err error) {
+	err = i.Dirty(ctx, name, 0, i.Size(), func(_, length int64, dirty bool) error {
+		if dirty {
+			n += length
+		}
+		return nil
+	})
+	return n, err
+}
+
+// BitmapDirectory is [Image.Bitmaps] without reading any: only those in memory are
+// counted.
+func (i *Image) BitmapDirectory(ctx context.Context) ([]storage.BitmapInfo, error) {
 	if err := i.checkOpen(); err != nil {
 		return nil, err
 	}
-	var all []Bitmap
-	err := i.walkBitmaps(ctx, &window{source: i.src}, func(b *Bitmap) { all = append(all, *b) })
+	defer i.Unpin(i.Pin()) // the directory may be replaced
+	r := i.recording.Load()
+	var all []storage.BitmapInfo
+	err := i.walkBitmaps(ctx, &window{source: i.src}, func(_ int64, e *bitmapEntry, name []byte) {
+		b := storage.BitmapInfo{
+			Name:         string(name),
+			Granularity:  1 << e.granularity,
+			Enabled:      e.flags&bitmapAuto != 0,
+			Inconsistent: e.flags&bitmapInUse != 0,
+			Dirty:        -1,
+		}
+		if l := r.find(b.Name); l != nil && b.Enabled {
+			b.Inconsistent, b.Dirty = false, l.count()
+		}
+		all = append(all, b)
+	})
 	return all, err
 }
 
@@ -54,24 +111,12 @@ type bitmapEntry struct {
 	extra       uint32 // bytes
 }
 
-// walkBitmaps checks the bitmap directory, and hands each bitmap to visit, unless
-// that is nil.
-func (i *Image) walkBitmaps(ctx context.Context, w *window, visit func(*Bitmap)) error {
-	return i.walkBitmapEntries(ctx, w, func(e *bitmapEntry, name []byte) {
-		if visit != nil {
-			visit(&Bitmap{
-				Name:        string(name),
-				Granularity: 1 << e.granularity,
-				InUse:       e.flags&bitmapInUse != 0,
-				Auto:        e.flags&bitmapAuto != 0,
-			})
-		}
-	})
-}
+// length is how many bytes the entry takes, up to the next.
+func (e *bitmapEntry) length() int64 { return (bitmapHeader + int64(e.nameLength) + 7) &^ 7 }
 
-// walkBitmapEntries checks the bitmap directory entry by entry, and hands each to
-// visit. The name is valid during the visit.
-func (i *Image) walkBitmapEntries(ctx context.Context, w *window, visit func(e *bitmapEntry, name []byte)) error {
+// walkBitmaps checks the bitmap directory entry by entry, and hands each to visit,
+// unless that is nil, with where it begins. The name is valid during the visit.
+func (i *Image) walkBitmaps(ctx context.Context, w *window, visit func(at int64, e *bitmapEntry, name []byte)) error {
 	directory := &i.state.Load().bitmaps
 	if directory.count == 0 {
 		return nil
@@ -89,8 +134,10 @@ func (i *Image) walkBitmapEntries(ctx context.Context, w *window, visit func(e *
 		if err != nil {
 			return fmt.Errorf("qcow2: bitmap directory: entry %d: %w", number, err)
 		}
-		visit(e, name)
-		at += (bitmapHeader + int64(e.nameLength) + 7) &^ 7
+		if visit != nil {
+			visit(at, e, name)
+		}
+		at += e.length()
 	}
 	if at != directory.size {
 		return corrupt("bitmap directory: %d entries end at %d, must end at %d", directory.count, at, directory.size)
@@ -145,8 +192,7 @@ func (i *Image) checkBitmap(e *bitmapEntry) error {
 	case e.nameLength > maxBitmapName:
 		return malformed("name_size is %d, may be %d at most", e.nameLength, maxBitmapName)
 	}
-	// Bits are stored in words of 64.
-	need := ceilDiv(ceilDiv(ceilDiv(i.Size(), 1<<e.granularity), 64)*8, i.clusterSize())
+	need := ceilDiv(bitsetBytes(i.Size(), e.granularity), i.clusterSize())
 	if e.flags&bitmapInUse == 0 && int64(e.tableSize) != need {
 		return malformed("bitmap_table_size is %d, must be %d for %d bytes", e.tableSize, need, i.Size())
 	}

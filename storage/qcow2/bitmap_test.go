@@ -2,6 +2,7 @@ package qcow2_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -13,21 +14,23 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/extentd/extentd/storage"
-	"github.com/extentd/extentd/storage/qcow2"
 )
 
-func compareBitmaps(t *testing.T, dir string) []qcow2.Bitmap {
+func compareBitmaps(t *testing.T, dir string) []storage.BitmapInfo {
 	t.Helper()
 	i := openDisk(t, dir, image)
 	got, err := i.Bitmaps(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	var want []qcow2.Bitmap
-	for _, b := range qemuInfoOf(t, dir).FormatSpecific.Data.Bitmaps {
-		want = append(want, qcow2.Bitmap{
+	for k := range got {
+		got[k].Dirty = 0
+	}
+	var want []storage.BitmapInfo
+	for _, b := range qemuInfoOf(t, dir, image).FormatSpecific.Data.Bitmaps {
+		want = append(want, storage.BitmapInfo{
 			Name: b.Name, Granularity: b.Granularity,
-			InUse: slices.Contains(b.Flags, "in-use"), Auto: slices.Contains(b.Flags, "auto"),
+			Inconsistent: slices.Contains(b.Flags, "in-use"), Enabled: slices.Contains(b.Flags, "auto"),
 		})
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -190,5 +193,17 @@ func TestInconsistentBitmaps(t *testing.T) {
 	}
 	if got := compareBitmaps(t, dir); len(got) != 0 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// pokeBitmapTable sets the first entry of the table of the first bitmap.
+func pokeBitmapTable(t testing.TB, dir, name string, entry uint64) {
+	t.Helper()
+	b := load(t, dir, name)
+	be := binary.BigEndian
+	at := bytes.Index(b[:64<<10], be32(extBitmaps))
+	table := be.Uint64(b[be.Uint64(b[at+24:]):])
+	if err := os.WriteFile(filepath.Join(dir, name), patched(b, patch{int64(table), be64(entry)}), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -32,7 +32,7 @@ func (c *checker) countBitmaps(ctx context.Context) error {
 		if err := c.countBitmap(ctx, e); err != nil {
 			return err
 		}
-		at += (bitmapHeader + int64(e.nameLength) + 7) &^ 7
+		at += e.length()
 	}
 	return nil
 }
@@ -44,7 +44,7 @@ func (c *checker) countBitmap(ctx context.Context, e *bitmapEntry) error {
 	return c.walkL1(ctx, e.tableOffset, e.tableSize, func(table []uint64, first int64) error {
 		for k, entry := range table {
 			off := entry & bitmapOffsetMask
-			if entry&bitmapReserved != 0 || off&uint64(c.clusterSize()-1) != 0 || off != 0 && entry&bitmapAllOnes != 0 {
+			if c.badTableEntry(entry) {
 				c.corruption("bitmap table at %#x: entry %d is %#x, which cannot be", e.tableOffset, first+int64(k), entry)
 				continue
 			}

@@ -3,6 +3,7 @@ package qcow2
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -321,8 +322,8 @@ func (w *writer) writeSlices(ctx context.Context, list []*slice, kind metadataKi
 	return nil
 }
 
-// close is the end of writing: what was freed is free on disk too, and the image
-// is marked clean. What is still reserved stays in use: it has leaked, unless a
+// close is the end of writing: the bitmaps are stored, what was freed is free on disk
+// too, and the image is marked clean. What is still reserved stays in use: it has leaked, unless a
 // later session adopts it.
 func (w *writer) close() error {
 	ctx := context.Background()
@@ -334,15 +335,16 @@ func (w *writer) close() error {
 	if err := w.failure.Load(); err != nil {
 		return *err // nothing is written any more
 	}
-	if err := w.writeAll(ctx, true); err != nil {
+	if err := w.writeOut(ctx, false, true); err != nil {
 		return err
 	}
-	if !w.marked {
-		return nil
+	unstored := w.storeRecorded(ctx) // before anything is freed that somebody still reads
+	if err := w.writeAll(ctx, true); err != nil || !w.marked {
+		return errors.Join(unstored, err)
 	}
 	err := w.writeHeaderFields(ctx, func(h *header) { h.incompatible &^= incompatDirty })
-	if err != nil {
-		return err
+	if err == nil {
+		err = w.sync(ctx)
 	}
-	return w.sync(ctx)
+	return errors.Join(unstored, err)
 }

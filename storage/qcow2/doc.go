@@ -46,6 +46,14 @@
 // them.
 //
 // It does not verify refcounts while it writes (see [Check]), follow backing file
-// names, encrypt or decrypt, compress, or record writes in bitmaps: an image
-// with enabled bitmaps is not written to.
+// names, encrypt or decrypt, or compress.
+//
+// # Bitmaps
+//
+// Enabled bitmaps are in memory while an image is written to, up to 64 MiB of them;
+// whoever writes data tells [Image.Record] first. They are marked in use on disk,
+// durably, before the first change that they lack there, and stored when the image is
+// closed. After a crash a bitmap is inconsistent, or says at least what has changed.
+// Nothing is recorded by itself: what updates change is what their caller has recorded,
+// but for resizes and reverts to snapshots.
 package qcow2

@@ -40,6 +40,9 @@ func (i *Image) Fetch(ctx context.Context, off, n int64, into *storage.ExtentLis
 			return err
 		}
 	}
+	if i.Size() < int64(end) { // it has shrunk, and what was found may be of what it is now
+		return fmt.Errorf("qcow2: %w", storage.CheckRange(off, n, i.Size()))
+	}
 	return nil
 }
 
@@ -116,7 +119,11 @@ type span struct{ from, must, to int }
 
 // loadPage reads a page of the L1 table.
 func (i *Image) loadPage(ctx context.Context, number int64) (*slice, error) {
-	table := hostOffset(i.l1Offset.Load())
+	h := &i.state.Load().header
+	if number<<i.pageBits >= int64(h.l1Size) {
+		return nil, fmt.Errorf("qcow2: l1 table: %w: it ended before page %d when the image shrank", storage.ErrOutOfRange, number)
+	}
+	table := hostOffset(h.l1Offset)
 	at := table + hostOffset(number*i.pieceSize)
 	entries, err := i.loadPiece(ctx, at)
 	if err != nil {

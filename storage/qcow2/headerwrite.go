@@ -42,26 +42,14 @@ func (h *header) encode() []byte {
 // one sector, so that it is done wholly or not at all. Header extensions, known
 // or not, are not touched. It does not sync.
 //
-// Where the write fails, what is found on disk decides: the new header is as good
-// as written, and the old one leaves everything as it was. A header that cannot
-// be read, or is neither, takes the image out of service. w.mu must be held.
+// Where the write fails, it is as replaceBytes says. w.mu must be held.
 func (w *writer) writeHeaderFields(ctx context.Context, edit func(h *header)) error {
 	s := *w.state.Load()
 	before := s.header.encode()
 	edit(&s.header)
 	after := s.header.encode()
-	ctx = context.WithoutCancel(ctx)
-	if first, piece := difference(before, after); len(piece) > 0 {
-		if err := w.src.write(ctx, piece, hostOffset(first)); err != nil {
-			found := make([]byte, len(after))
-			failed := w.src.read(ctx, found, 0)
-			switch {
-			case failed != nil || !bytes.Equal(found, before) && !bytes.Equal(found, after):
-				return w.outOfService(fmt.Errorf("header: %w", errors.Join(err, failed)))
-			case bytes.Equal(found, before):
-				return fmt.Errorf("qcow2: header: %w", err)
-			}
-		}
+	if err := w.replaceBytes(ctx, 0, before, after); err != nil {
+		return err
 	}
 	h := &s.header
 	s.info.Dirty = h.incompatible&incompatDirty != 0
@@ -69,6 +57,32 @@ func (w *writer) writeHeaderFields(ctx context.Context, edit func(h *header)) er
 	s.info.Snapshots = int(h.snapshots)
 	w.apply(&s)
 	return nil
+}
+
+// replaceBytes writes what differs of after, in one sector of the first cluster, so
+// that it is done wholly or not at all. Where the write fails, what is found on disk
+// decides: the new bytes are as good as written, and the old ones leave everything as
+// it was. What cannot be read, or is neither, takes the image out of service. It does
+// not sync. w.mu must be held.
+func (w *writer) replaceBytes(ctx context.Context, at int64, before, after []byte) error {
+	ctx = context.WithoutCancel(ctx)
+	first, piece := difference(before, after)
+	if len(piece) == 0 {
+		return nil
+	}
+	err := w.src.write(ctx, piece, hostOffset(at+int64(first)))
+	if err == nil {
+		return nil
+	}
+	found := make([]byte, len(after))
+	failed := w.src.read(ctx, found, hostOffset(at))
+	switch {
+	case failed == nil && bytes.Equal(found, after):
+		return nil
+	case failed == nil && bytes.Equal(found, before):
+		return fmt.Errorf("qcow2: header: %w", err)
+	}
+	return w.outOfService(fmt.Errorf("header: %w", errors.Join(err, failed)))
 }
 
 // difference is the part of after, as long as before, from the first byte that

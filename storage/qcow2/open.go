@@ -54,6 +54,10 @@ type Image struct {
 	starting sync.Mutex             // held while the image is made writable, and closed
 	writer   atomic.Pointer[writer] // nil until then
 	pins     pins
+	views    views // of snapshots
+
+	recording    atomic.Pointer[recording] // in enabled bitmaps; nil for none
+	bitmapsMoved atomic.Uint64             // how often the bitmap directory was replaced
 }
 
 // A state is what the header and its extensions say. It never changes: what is
@@ -124,9 +128,17 @@ func readState(ctx context.Context, w *window) (*state, error) {
 
 // apply makes s what everyone sees.
 func (i *Image) apply(s *state) {
+	before, size := i.state.Load(), int64(s.header.size)&^511
+	if size < i.size.Load() { // who finds what is new must see that the rest is gone
+		i.size.Store(size)
+	}
 	i.l1Offset.Store(int64(s.header.l1Offset))
-	i.size.Store(int64(s.header.size) &^ 511)
 	i.state.Store(s)
+	if i.l1Page != nil && before.header.l1Offset != s.header.l1Offset {
+		i.l1Page.clear()
+		i.l2.clear()
+	}
+	i.size.Store(size) // what it grows by can be looked up
 }
 
 func readBackingName(ctx context.Context, w *window, h *header) (string, error) {

@@ -13,8 +13,9 @@ var _ storage.Resizer = (*Image)(nil)
 // Resize sets the virtual size, rounded up to a multiple of 512. What it fails
 // with is as in QEMU: a size that no L1 table can map, or a smaller one without
 // Shrink, with a *[storage.InvalidError]; version 2 images with snapshots, which
-// do not say how large the disk was then, and images with bitmaps, with
-// [storage.ErrUnsupported]. An external data file gets the same size.
+// do not say how large the disk was then, and a size for which its bitmaps would be
+// too large, or nothing, with [storage.ErrUnsupported]. An external data file gets
+// the same size.
 //
 // The size is changed by one write of the header: a crash leaves the old one or
 // the new one, with all that it covers.
@@ -44,10 +45,16 @@ func (i *Image) Resize(ctx context.Context, size int64, opt storage.ResizeOption
 		if err := r.check(opt); err != nil {
 			return fmt.Errorf("qcow2: resize: %w", err)
 		}
-		if r.size > r.old {
-			return r.grow(ctx, guestOffset(min(opt.Backing, size)))
+		s, err := w.beginSizing(ctx, size)
+		if err != nil {
+			return fmt.Errorf("qcow2: resize: %w", err)
 		}
-		return r.shrink(ctx)
+		if r.size > r.old {
+			err = r.grow(ctx, guestOffset(min(opt.Backing, size)))
+		} else {
+			err = r.shrink(ctx)
+		}
+		return s.finish(ctx, int64(r.old), err)
 	})
 }
 
@@ -66,8 +73,6 @@ func (r *resizing) check(opt storage.ResizeOptions) error {
 		return invalid("shrink", "is not set, and the size %d is smaller than %d", r.size, r.old)
 	case r.info.Version < 3 && s.header.snapshots > 0:
 		return fmt.Errorf("%w: a version 2 image with snapshots", storage.ErrUnsupported)
-	case s.bitmaps.count > 0:
-		return fmt.Errorf("%w: an image with bitmaps", storage.ErrUnsupported)
 	case r.info.Version < 3 && r.size > r.old && (r.old+up)&^up < guestOffset(opt.Backing):
 		return fmt.Errorf("%w: version 2 has no zero clusters to grow over a backing of %d bytes with", storage.ErrUnsupported, opt.Backing)
 	}
@@ -153,7 +158,8 @@ func (r *resizing) growL1(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err = r.copyL1(ctx, at, clusters); err == nil {
+	from := r.active()
+	if err = from.copyL1(ctx, at, clusters, metaL1, 0); err == nil {
 		err = r.writeBack(ctx) // its refcounts, and a sync
 	}
 	if err == nil {
@@ -174,29 +180,6 @@ func (r *resizing) growL1(ctx context.Context) error {
 	r.l1Page.clear() // what follows the old table is in its last page
 	if old := ceilDiv(int64(h.l1Size)*l1EntrySize, r.clusterSize()); old > 0 {
 		r.freeMetadata(hostOffset(h.l1Offset), old, metaL1)
-	}
-	return nil
-}
-
-// copyL1 writes the L1 table to new clusters, and zeros after it.
-func (r *resizing) copyL1(ctx context.Context, to hostOffset, clusters int64) error {
-	h := &r.state.Load().header
-	if err := r.checkOverlap(ctx, int64(to), clusters<<r.clusterBits, metaL1); err != nil {
-		return err
-	}
-	b := make([]byte, min(clusters<<r.clusterBits, checkRead))
-	used := int64(h.l1Size) * l1EntrySize
-	for at := int64(0); at < clusters<<r.clusterBits; at += int64(len(b)) {
-		b = b[:min(int64(len(b)), clusters<<r.clusterBits-at)]
-		clear(b)
-		if n := min(int64(len(b)), used-at); n > 0 {
-			if err := r.src.read(ctx, b[:n], hostOffset(h.l1Offset)+hostOffset(at)); err != nil {
-				return fmt.Errorf("qcow2: l1 table at %#x: %w", h.l1Offset, err)
-			}
-		}
-		if err := r.write(ctx, b, to+hostOffset(at)); err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -30,9 +30,14 @@ func (i *Image) Snapshots(ctx context.Context) ([]Snapshot, error) {
 	if err := i.checkOpen(); err != nil {
 		return nil, err
 	}
-	var all []Snapshot
-	err := i.walkSnapshots(ctx, &window{source: i.src}, func(s *Snapshot) { all = append(all, *s) })
-	return all, err
+	for {
+		var all []Snapshot
+		before := i.state.Load()
+		err := i.walkSnapshots(ctx, &window{source: i.src}, func(s *Snapshot) { all = append(all, *s) })
+		if i.state.Load() == before || ctx.Err() != nil { // else the table may have been replaced, and be free
+			return all, err
+		}
+	}
 }
 
 // A snapshotEntry is where an entry of the snapshot table is, and its fixed

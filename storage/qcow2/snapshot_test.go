@@ -45,10 +45,10 @@ type qemuInfo struct {
 	} `json:"format-specific"`
 }
 
-func qemuInfoOf(t *testing.T, dir string) qemuInfo {
+func qemuInfoOf(t testing.TB, dir, name string) qemuInfo {
 	t.Helper()
 	var info qemuInfo
-	if err := json.Unmarshal([]byte(run(t, dir, "qemu-img", "info", "--output=json", image)), &info); err != nil {
+	if err := json.Unmarshal([]byte(run(t, dir, "qemu-img", "info", "--output=json", name)), &info); err != nil {
 		t.Fatal(err)
 	}
 	return info
@@ -62,7 +62,7 @@ func compareSnapshots(t *testing.T, dir string) []qcow2.Snapshot {
 		t.Fatal(err)
 	}
 	var want []qcow2.Snapshot
-	for k, s := range qemuInfoOf(t, dir).Snapshots {
+	for k, s := range qemuInfoOf(t, dir, image).Snapshots {
 		icount := int64(-1)
 		if s.ICount != nil {
 			icount = *s.ICount

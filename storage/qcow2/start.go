@@ -12,9 +12,9 @@ import (
 
 // StartWriting makes an open image writable, where its nodes are; those who read
 // it go on. It may be called again. An image that is marked corrupt, or whose
-// tables overlap, fails with [storage.ErrCorrupt]; one that is encrypted, or has
-// enabled bitmaps, which would have to record every write, with
-// [storage.ErrUnsupported]. Refcounts that are out of date are repaired, and
+// tables overlap, or with a malformed bitmap that is enabled, fails with
+// [storage.ErrCorrupt]; one that is encrypted, or whose enabled bitmaps would take
+// more than 64 MiB of memory, with [storage.ErrUnsupported]. Refcounts that are out of date are repaired, and
 // autoclear bits of features that this package does not know are cleared.
 func (i *Image) StartWriting(ctx context.Context) error {
 	i.starting.Lock()
@@ -28,7 +28,7 @@ func (i *Image) StartWriting(ctx context.Context) error {
 	if err := i.refresh(ctx); err != nil {
 		return err
 	}
-	if err := i.checkWritable(ctx); err != nil {
+	if err := i.checkWritable(); err != nil {
 		return err
 	}
 	if i.state.Load().info.Dirty {
@@ -45,9 +45,14 @@ func (i *Image) StartWriting(ctx context.Context) error {
 	if err := w.load(ctx); err != nil {
 		return err
 	}
+	r, err := w.loadEnabled(ctx)
+	if err != nil {
+		return err
+	}
 	if err := w.clearAutoclear(ctx); err != nil {
 		return err
 	}
+	i.recording.Store(r)
 	i.writer.Store(w)
 	return nil
 }
@@ -68,12 +73,13 @@ func (i *Image) refresh(ctx context.Context) error {
 		return fmt.Errorf("qcow2: %w: the image has been replaced since it was opened", storage.ErrConflict)
 	}
 	i.apply(s)
+	i.bitmapsMoved.Add(1)
 	i.l1Page.clear()
 	i.l2.clear()
 	return nil
 }
 
-func (i *Image) checkWritable(ctx context.Context) error {
+func (i *Image) checkWritable() error {
 	info := &i.state.Load().info
 	if info.Corrupt {
 		return corrupt("the image is marked corrupt: it can be read, and repaired")
@@ -81,21 +87,12 @@ func (i *Image) checkWritable(ctx context.Context) error {
 	if info.Encryption != "" {
 		return unsupported("writing to an image with %s encryption", info.Encryption)
 	}
-	enabled := ""
-	err := i.walkBitmaps(ctx, &window{source: i.src}, func(b *Bitmap) {
-		if b.Auto && !b.InUse && enabled == "" { // one in use is lost already
-			enabled = b.Name
-		}
-	})
-	if err == nil && enabled != "" {
-		err = unsupported("writing to an image whose bitmap %q is enabled", enabled)
-	}
-	return err
+	return nil
 }
 
 // clearAutoclear clears what a program that does not know a feature must clear
-// before it writes: what is left says of the bitmaps, none of which records
-// writes, and of the raw data file that they are still right.
+// before it writes: what is left says of the bitmaps and of the raw data file that
+// they are still right.
 func (w *writer) clearAutoclear(ctx context.Context) error {
 	const known = autoclearBitmaps | autoclearDataFileRaw
 	if w.state.Load().header.autoclear&^known == 0 {
@@ -219,7 +216,7 @@ func (w *writer) snapshotAreas(ctx context.Context, add func(kind metadataKind, 
 func (w *writer) bitmapAreas(ctx context.Context, add func(kind metadataKind, at uint64, bytes int64)) error {
 	directory := &w.state.Load().bitmaps
 	add(metaBitmaps, uint64(directory.offset), directory.size)
-	return w.walkBitmapEntries(ctx, &window{source: w.src}, func(e *bitmapEntry, _ []byte) {
+	return w.walkBitmaps(ctx, &window{source: w.src}, func(_ int64, e *bitmapEntry, _ []byte) {
 		add(metaBitmaps, e.tableOffset, int64(e.tableSize)*8)
 	})
 }

@@ -47,7 +47,14 @@ func TestStartRefused(t *testing.T) {
 	}{
 		{"corrupt", "", func(dir string) { poke64(t, dir, 72, func(v uint64) uint64 { return v | 2 }) }, storage.ErrCorrupt, "marked corrupt"},
 		{"encrypted", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", nil, storage.ErrUnsupported, "luks"},
-		{"bitmap", "", func(dir string) { run(t, dir, "qemu-img", "bitmap", "--add", "-f", "qcow2", "image", "b0") }, storage.ErrUnsupported, `"b0"`},
+		{"bitmap too large", "", func(dir string) {
+			run(t, dir, "qemu-img", "resize", "image", "2T")
+			run(t, dir, "qemu-img", "bitmap", "--add", "-g", "2k", "image", "b0")
+		}, storage.ErrUnsupported, `"b0"`},
+		{"bitmap with a malformed table", "", func(dir string) {
+			run(t, dir, "qemu-img", "bitmap", "--add", "image", "b0")
+			pokeBitmapTable(t, dir, "image", 0x1f0001)
+		}, storage.ErrCorrupt, `"b0"`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()

@@ -87,10 +87,14 @@ const (
 	StateZero uint32 = 1 << 1
 )
 
+// StateDirty is the flag of the contexts of dirty bitmaps.
+const StateDirty = 1 << 0
+
 // Names of metadata contexts.
 const (
 	BaseAllocation  = "base:allocation"
 	AllocationDepth = "qemu:allocation-depth"
+	DirtyBitmap     = "qemu:dirty-bitmap:" // before the name of one
 )
 
 // An Errno is an error on the wire: the only ones that there are.
