@@ -216,7 +216,7 @@ func (r *accessRow) call(t *testing.T, f *fixture, image string, headers ...stri
 	if r.body != "" {
 		body = []byte(strings.ReplaceAll(r.body, "IMAGE", image))
 		if strings.HasPrefix(r.body, "{") {
-			headers = append(headers, "Content-Type", "application/json")
+			headers = append(headers, "Content-Type", mediaOf(r.method))
 		}
 	}
 	return f.send(t, r.method, strings.ReplaceAll(r.path, "IMAGE", image), body, headers...)

@@ -1300,7 +1300,7 @@ type GetExtentsParams struct {
 	// not changed reads the same, and what is changed may by chance. Beyond the end
 	// of that snapshot, what reads as zeros is not changed. The ETag is of both.
 	// Not with `volunteer` or `dirty`; with `resolve=false` it says the same.
-	Since *Since `form:"since,omitempty" json:"since,omitempty" validate:"omitnil,min=1,max=65535"`
+	Since *Since `form:"since,omitempty" json:"since,omitempty" validate:"omitnil,min=1,max=1024"`
 
 	// Only `changed`, beside `since`, or `dirty`, beside `dirty`: the extents of which
 	// that is true, and none of the others. Those are not even looked up: of a large
@@ -1393,7 +1393,7 @@ type GetSnapshotExtentsParams struct {
 	// not changed reads the same, and what is changed may by chance. Beyond the end
 	// of that snapshot, what reads as zeros is not changed. The ETag is of both.
 	// Not with `volunteer` or `dirty`; with `resolve=false` it says the same.
-	Since *Since `form:"since,omitempty" json:"since,omitempty" validate:"omitnil,min=1,max=65535"`
+	Since *Since `form:"since,omitempty" json:"since,omitempty" validate:"omitnil,min=1,max=1024"`
 
 	// Only `changed`, beside `since`, or `dirty`, beside `dirty`: the extents of which
 	// that is true, and none of the others. Those are not even looked up: of a large
@@ -1473,9 +1473,6 @@ type CreateAllocationJSONRequestBody = AllocationRequest
 
 // CreateBitmapJSONRequestBody defines body for CreateBitmap for application/json ContentType.
 type CreateBitmapJSONRequestBody = BitmapCreation
-
-// PatchBitmapJSONRequestBody defines body for PatchBitmap for application/json ContentType.
-type PatchBitmapJSONRequestBody = BitmapPatch
 
 // PatchBitmapApplicationMergePatchPlusJSONRequestBody defines body for PatchBitmap for application/merge-patch+json ContentType.
 type PatchBitmapApplicationMergePatchPlusJSONRequestBody = BitmapPatch
@@ -6585,10 +6582,9 @@ func (response GetBitmap503ApplicationProblemPlusJSONResponse) VisitGetBitmapRes
 }
 
 type PatchBitmapRequestObject struct {
-	Image                             ImageName  `json:"image"`
-	Bitmap                            BitmapName `json:"bitmap"`
-	JSONBody                          *PatchBitmapJSONRequestBody
-	ApplicationMergePatchPlusJSONBody *PatchBitmapApplicationMergePatchPlusJSONRequestBody
+	Image  ImageName  `json:"image"`
+	Bitmap BitmapName `json:"bitmap"`
+	Body   *PatchBitmapApplicationMergePatchPlusJSONRequestBody
 }
 
 type PatchBitmapResponseObject interface {
@@ -11386,26 +11382,13 @@ func (sh *strictHandler) PatchBitmap(w http.ResponseWriter, r *http.Request, ima
 
 	request.Image = image
 	request.Bitmap = bitmap
-	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/json") {
 
-		var body PatchBitmapJSONRequestBody
-		if err := runtime.BindJSONBody(r, &body); err != nil {
-			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
-			return
-		}
-		request.JSONBody = &body
-
+	var body PatchBitmapApplicationMergePatchPlusJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
 	}
-	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/merge-patch+json") {
-
-		var body PatchBitmapApplicationMergePatchPlusJSONRequestBody
-		if err := runtime.BindJSONBody(r, &body); err != nil {
-			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
-			return
-		}
-		request.ApplicationMergePatchPlusJSONBody = &body
-
-	}
+	request.Body = &body
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.PatchBitmap(ctx, request.(PatchBitmapRequestObject))

@@ -255,7 +255,15 @@ func (f *fixture) trySend(ctx context.Context, method, path string, body []byte,
 // json sends a request with a JSON body.
 func (f *fixture) json(t testing.TB, method, path, body string, headers ...string) answer {
 	t.Helper()
-	return f.send(t, method, path, []byte(body), append(headers, "Content-Type", "application/json")...)
+	return f.send(t, method, path, []byte(body), append(headers, "Content-Type", mediaOf(method))...)
+}
+
+// mediaOf is what the body of a call is.
+func mediaOf(method string) string {
+	if method == http.MethodPatch {
+		return "application/merge-patch+json"
+	}
+	return "application/json"
 }
 
 func (f *fixture) get(t testing.TB, path string, headers ...string) answer {

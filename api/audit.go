@@ -128,11 +128,7 @@ func changeOf(request any) *audit.Change {
 func bitmapChangeOf(request any) *audit.Change {
 	switch r := request.(type) {
 	case PatchBitmapRequestObject:
-		patch := r.JSONBody
-		if patch == nil {
-			patch = r.ApplicationMergePatchPlusJSONBody
-		}
-		return &audit.Change{Bitmap: plain(r.Bitmap), Enabled: patch.Enabled}
+		return &audit.Change{Bitmap: plain(r.Bitmap), Enabled: r.Body.Enabled}
 	case DeleteBitmapRequestObject:
 		return &audit.Change{Bitmap: plain(r.Bitmap)}
 	case ClearBitmapRequestObject:

@@ -46,10 +46,7 @@ func (s *server) GetBitmap(ctx context.Context, request GetBitmapRequestObject) 
 
 // PatchBitmap implements PATCH /v1/images/{image}/bitmaps/{bitmap}.
 func (s *server) PatchBitmap(ctx context.Context, request PatchBitmapRequestObject) (PatchBitmapResponseObject, error) {
-	patch := request.JSONBody
-	if patch == nil {
-		patch = request.ApplicationMergePatchPlusJSONBody
-	}
+	patch := request.Body
 	if patch.Enabled == nil {
 		b, err := s.describeBitmap(ctx, request.Image, request.Bitmap)
 		if err != nil {

@@ -73,7 +73,7 @@ func contractRefusals(c *contract) {
 					pairs = append(pairs, "body", row.body)
 				}
 				if json.Valid([]byte(row.body)) {
-					pairs = append(pairs, "Content-Type", "application/json")
+					pairs = append(pairs, "Content-Type", mediaOf(row.method))
 				}
 				c.check(status, row.method, patternOf(c, id), "", pairs...)
 			})

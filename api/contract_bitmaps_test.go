@@ -46,7 +46,7 @@ func contractBitmaps(c *contract) {
 			if call.good == "" {
 				return with(image)
 			}
-			return with(image, "Content-Type", "application/json", "body", call.good)
+			return with(image, "Content-Type", mediaOf(call.method), "body", call.good)
 		}
 		c.check(call.status, call.method, call.path, "", good(work)...)
 		for status, name := range unusable() {
@@ -56,8 +56,8 @@ func contractBitmaps(c *contract) {
 		if call.good == "" {
 			c.check(400, call.method, call.path, "?x=1", good(work)...)
 		} else {
-			c.check(400, call.method, call.path, "", with(work, "Content-Type", "application/json", "body", `{"x":1}`)...)
-			c.check(413, call.method, call.path, "", with(work, "Content-Type", "application/json", "body", long)...)
+			c.check(400, call.method, call.path, "", with(work, "Content-Type", mediaOf(call.method), "body", `{"x":1}`)...)
+			c.check(413, call.method, call.path, "", with(work, "Content-Type", mediaOf(call.method), "body", long)...)
 			c.check(415, call.method, call.path, "", with(work, "body", call.good)...)
 		}
 		if call.method == "GET" || call.path == all {

@@ -114,7 +114,7 @@ func bitmapRoutes(c *ServerInterfaceWrapper) []route {
 		{http.MethodGet, all, on(auth.Map), nil, nil, c.ListBitmaps, false},
 		{http.MethodPost, all, on(auth.Write), nil, bodyOf[BitmapCreation](maxBody, mediaJSON), c.CreateBitmap, true},
 		{http.MethodGet, one, on(auth.Map), nil, nil, c.GetBitmap, false},
-		{http.MethodPatch, one, on(auth.Write), nil, bodyOf[BitmapPatch](maxBody, mediaPatch, mediaJSON), c.PatchBitmap, false},
+		{http.MethodPatch, one, on(auth.Write), nil, bodyOf[BitmapPatch](maxBody, mediaPatch), c.PatchBitmap, false},
 		{http.MethodDelete, one, on(auth.Write), nil, nil, c.DeleteBitmap, false},
 		{http.MethodPost, one + "/clear", on(auth.Write), nil, bodyOf[BitmapClear](maxBody, mediaJSON), c.ClearBitmap, true},
 		{http.MethodPost, one + "/merge", on(auth.Write), nil, bodyOf[BitmapMerge](maxBody, mediaJSON), c.MergeBitmap, true},

@@ -1416,7 +1416,7 @@ type GetExtentsParams struct {
 	// not changed reads the same, and what is changed may by chance. Beyond the end
 	// of that snapshot, what reads as zeros is not changed. The ETag is of both.
 	// Not with `volunteer` or `dirty`; with `resolve=false` it says the same.
-	Since *Since `form:"since,omitempty" json:"since,omitempty" validate:"omitnil,min=1,max=65535"`
+	Since *Since `form:"since,omitempty" json:"since,omitempty" validate:"omitnil,min=1,max=1024"`
 
 	// Only `changed`, beside `since`, or `dirty`, beside `dirty`: the extents of which
 	// that is true, and none of the others. Those are not even looked up: of a large
@@ -1560,7 +1560,7 @@ type GetSnapshotExtentsParams struct {
 	// not changed reads the same, and what is changed may by chance. Beyond the end
 	// of that snapshot, what reads as zeros is not changed. The ETag is of both.
 	// Not with `volunteer` or `dirty`; with `resolve=false` it says the same.
-	Since *Since `form:"since,omitempty" json:"since,omitempty" validate:"omitnil,min=1,max=65535"`
+	Since *Since `form:"since,omitempty" json:"since,omitempty" validate:"omitnil,min=1,max=1024"`
 
 	// Only `changed`, beside `since`, or `dirty`, beside `dirty`: the extents of which
 	// that is true, and none of the others. Those are not even looked up: of a large
@@ -1640,9 +1640,6 @@ type CreateAllocationJSONRequestBody = AllocationRequest
 
 // CreateBitmapJSONRequestBody defines body for CreateBitmap for application/json ContentType.
 type CreateBitmapJSONRequestBody = BitmapCreation
-
-// PatchBitmapJSONRequestBody defines body for PatchBitmap for application/json ContentType.
-type PatchBitmapJSONRequestBody = BitmapPatch
 
 // PatchBitmapApplicationMergePatchPlusJSONRequestBody defines body for PatchBitmap for application/merge-patch+json ContentType.
 type PatchBitmapApplicationMergePatchPlusJSONRequestBody = BitmapPatch
@@ -2013,17 +2010,6 @@ type ClientInterface interface {
 	//
 	// Corresponds with PATCH /v1/images/{image}/bitmaps/{bitmap} (the `PatchBitmap` operationId).
 	PatchBitmapWithBody(ctx context.Context, image ImageName, bitmap BitmapName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
-
-	// PatchBitmap Enable or disable a dirty bitmap
-	//
-	// A disabled bitmap records nothing, and stays as it is. The body is a JSON
-	// Merge Patch (RFC 7396) of the bitmap; without a member, nothing changes. An
-	// inconsistent bitmap is 409 `conflict`.
-	//
-	// Takes a body of the `application/json` content type.
-	//
-	// Corresponds with PATCH /v1/images/{image}/bitmaps/{bitmap} (the `PatchBitmap` operationId).
-	PatchBitmap(ctx context.Context, image ImageName, bitmap BitmapName, body PatchBitmapJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// PatchBitmapWithApplicationMergePatchPlusJSONBody Enable or disable a dirty bitmap
 	//
@@ -2997,27 +2983,6 @@ func (c *Client) GetBitmap(ctx context.Context, image ImageName, bitmap BitmapNa
 // Corresponds with PATCH /v1/images/{image}/bitmaps/{bitmap} (the `PatchBitmap` operationId).
 func (c *Client) PatchBitmapWithBody(ctx context.Context, image ImageName, bitmap BitmapName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewPatchBitmapRequestWithBody(c.Server, image, bitmap, contentType, body)
-	if err != nil {
-		return nil, err
-	}
-	req = req.WithContext(ctx)
-	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
-		return nil, err
-	}
-	return c.Client.Do(req)
-}
-
-// PatchBitmap Enable or disable a dirty bitmap
-//
-// A disabled bitmap records nothing, and stays as it is. The body is a JSON
-// Merge Patch (RFC 7396) of the bitmap; without a member, nothing changes. An
-// inconsistent bitmap is 409 `conflict`.
-//
-// Takes a body of the `application/json` content type.
-//
-// Corresponds with PATCH /v1/images/{image}/bitmaps/{bitmap} (the `PatchBitmap` operationId).
-func (c *Client) PatchBitmap(ctx context.Context, image ImageName, bitmap BitmapName, body PatchBitmapJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewPatchBitmapRequest(c.Server, image, bitmap, body)
 	if err != nil {
 		return nil, err
 	}
@@ -4672,17 +4637,6 @@ func NewGetBitmapRequest(server string, image ImageName, bitmap BitmapName) (*ht
 	}
 
 	return req, nil
-}
-
-// NewPatchBitmapRequest calls the generic PatchBitmap builder with application/json body
-func NewPatchBitmapRequest(server string, image ImageName, bitmap BitmapName, body PatchBitmapJSONRequestBody) (*http.Request, error) {
-	var bodyReader io.Reader
-	buf, err := json.Marshal(body)
-	if err != nil {
-		return nil, err
-	}
-	bodyReader = bytes.NewReader(buf)
-	return NewPatchBitmapRequestWithBody(server, image, bitmap, "application/json", bodyReader)
 }
 
 // NewPatchBitmapRequestWithApplicationMergePatchPlusJSONBody calls the generic PatchBitmap builder with application/merge-patch+json body
@@ -6980,17 +6934,6 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with PATCH /v1/images/{image}/bitmaps/{bitmap} (the `PatchBitmap` operationId).
 	PatchBitmapWithBodyWithResponse(ctx context.Context, image ImageName, bitmap BitmapName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PatchBitmapResponse, error)
-
-	// PatchBitmapWithResponse Enable or disable a dirty bitmap
-	//
-	// A disabled bitmap records nothing, and stays as it is. The body is a JSON
-	// Merge Patch (RFC 7396) of the bitmap; without a member, nothing changes. An
-	// inconsistent bitmap is 409 `conflict`.
-	//
-	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
-	//
-	// Corresponds with PATCH /v1/images/{image}/bitmaps/{bitmap} (the `PatchBitmap` operationId).
-	PatchBitmapWithResponse(ctx context.Context, image ImageName, bitmap BitmapName, body PatchBitmapJSONRequestBody, reqEditors ...RequestEditorFn) (*PatchBitmapResponse, error)
 
 	// PatchBitmapWithApplicationMergePatchPlusJSONBodyWithResponse Enable or disable a dirty bitmap
 	//
@@ -13692,23 +13635,6 @@ func (c *ClientWithResponses) GetBitmapWithResponse(ctx context.Context, image I
 // Corresponds with PATCH /v1/images/{image}/bitmaps/{bitmap} (the `PatchBitmap` operationId).
 func (c *ClientWithResponses) PatchBitmapWithBodyWithResponse(ctx context.Context, image ImageName, bitmap BitmapName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PatchBitmapResponse, error) {
 	rsp, err := c.PatchBitmapWithBody(ctx, image, bitmap, contentType, body, reqEditors...)
-	if err != nil {
-		return nil, err
-	}
-	return ParsePatchBitmapResponse(rsp)
-}
-
-// PatchBitmapWithResponse Enable or disable a dirty bitmap
-//
-// A disabled bitmap records nothing, and stays as it is. The body is a JSON
-// Merge Patch (RFC 7396) of the bitmap; without a member, nothing changes. An
-// inconsistent bitmap is 409 `conflict`.
-//
-// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
-//
-// Corresponds with PATCH /v1/images/{image}/bitmaps/{bitmap} (the `PatchBitmap` operationId).
-func (c *ClientWithResponses) PatchBitmapWithResponse(ctx context.Context, image ImageName, bitmap BitmapName, body PatchBitmapJSONRequestBody, reqEditors ...RequestEditorFn) (*PatchBitmapResponse, error) {
-	rsp, err := c.PatchBitmap(ctx, image, bitmap, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
