@@ -3,6 +3,7 @@ package test
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -157,12 +158,34 @@ func nbdInfo(t *testing.T, s *server, k *kind) {
 		"can_trim": !limits.ReadOnly, "can_zero": !limits.ReadOnly, "can_fast_zero": !limits.ReadOnly,
 		"block_size_minimum": limits.Limits["minimum"], "block_size_preferred": limits.Limits["preferred"],
 		"block_size_maximum": min(limits.Limits["max_data"], 32*mib),
-		"contexts":           []any{wire.BaseAllocation, wire.AllocationDepth},
+		"contexts":           nbdContexts(t, s, k.file),
 	} {
 		if got := e[name]; fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("nbdinfo: %s is %v, want %v", name, got, want)
 		}
 	}
+}
+
+// nbdContexts are those of an export: with one for each bitmap that can be trusted.
+func nbdContexts(t *testing.T, s *server, file string) []any {
+	t.Helper()
+	var found struct {
+		Qcow2 struct {
+			Bitmaps []struct {
+				Name         string
+				Inconsistent bool
+			}
+		}
+	}
+	_, body := s.expect(t, http.StatusOK, imagePath(file, ""))
+	must(t, json.Unmarshal(body, &found))
+	contexts := []any{wire.BaseAllocation, wire.AllocationDepth}
+	for _, b := range found.Qcow2.Bitmaps {
+		if !b.Inconsistent {
+			contexts = append(contexts, wire.DirtyBitmap+b.Name)
+		}
+	}
+	return contexts
 }
 
 // nbdExport is what `nbdinfo --json` says of an export.

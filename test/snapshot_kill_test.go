@@ -52,11 +52,12 @@ type snapshotKiller struct {
 // round makes and deletes snapshots until it is killed.
 func (k *snapshotKiller) round(t *testing.T, s *server, round int) {
 	const size = 4 * mib
+	enough, pause := 4+k.random.Int64N(20), time.Duration(k.random.IntN(20))*time.Millisecond
 	var done atomic.Int64
 	var work sync.WaitGroup
 	work.Go(func() { // others write into the second half, which nobody looks at
-		for n := byte(1); s.put(k.file, size/2+int64(n%8)*100*kib, bytes.Repeat([]byte{n}, 100_000), false) == nil; n++ {
-			done.Add(0)
+		for n := byte(1); s.put(k.file, size/2+int64(n%8)*100*kib, bytes.Repeat([]byte{n}, 100_000), false) == nil; {
+			n++
 		}
 	})
 	work.Go(func() {
@@ -64,13 +65,12 @@ func (k *snapshotKiller) round(t *testing.T, s *server, round int) {
 			done.Add(1)
 		}
 	})
-	enough := 4 + k.random.Int64N(20)
 	for deadline := time.Now().Add(30 * time.Second); done.Load() < enough; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("only %d steps in 30 s", done.Load())
 		}
 	}
-	time.Sleep(time.Duration(k.random.IntN(20)) * time.Millisecond)
+	time.Sleep(pause)
 	s.kill()
 	work.Wait()
 }
